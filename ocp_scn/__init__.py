@@ -1,0 +1,29 @@
+"""Spherical Channel Network (SCN) for atomic systems, as a plugin of fairchem.
+
+Importing this package makes ``ocp_scn`` and ``scn`` model names in fairchem-core 1.10 where that
+is installed; without it, the network (:class:`SCN`) works on plain tensors.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from ocp_scn.config import SCNConfig
+from ocp_scn.errors import InputError
+from ocp_scn.model import SCN
+
+__version__ = "0.1.0"
+__all__ = ["SCN", "InputError", "SCNConfig", "__version__"]
+
+
+def _fairchem_line() -> str | None:
+    try:
+        return version("fairchem-core").split(".")[0]
+    except PackageNotFoundError:
+        return None
+
+
+if _fairchem_line() == "1":
+    from ocp_scn.fairchem.registration import register
+    from ocp_scn.fairchem.v1 import SphericalChannelNetwork
+
+    register()
+    __all__ += ["SphericalChannelNetwork"]

@@ -1,0 +1,110 @@
+"""The settings of the model, under the names of fairchem's configuration files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ocp_scn.errors import InputError
+
+MAX_LMAX = 10
+DISTANCE_FUNCTIONS = ("gaussian", "sigmoid", "linearsigmoid", "silu")
+
+
+def setting(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    """Declare a setting with its default and the range it may have (both ends included)."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCNConfig:
+    """Settings of a Spherical Channel Network; unknown keys and values out of range are errors.
+
+    Names and defaults are those of fairchem-core 1.10, so published configurations load.
+    """
+
+    regress_forces: bool = setting(True)  # predict forces too
+    direct_forces: bool = setting(True)  # forces from their own readout, not as a gradient
+    lmax: int = setting(6, 1, MAX_LMAX)  # L: largest degree of the spherical channels
+    mmax: int = setting(1, 0, MAX_LMAX)  # M: largest |order| that messages keep; at most lmax
+    num_interactions: int = setting(8, 1)  # K: layers
+    sphere_channels: int = setting(128, 1)  # C: spherical channels of an atom
+    sphere_channels_reduce: int = setting(128, 1)  # C': channels inside a layer
+    hidden_channels: int = setting(256, 1)  # H: width of the message network of near edges
+    num_taps: int = setting(-1, -1)  # T: rolls averaged in a message; -1 means 4 mmax (1 for mmax 0)
+    use_grid: bool = setting(True)  # aggregate on a sphere grid; else a plain sum
+    num_bands: int = setting(1, 1)  # b: truncations that go to the grid; at most lmax + 1
+    num_sphere_samples: int = setting(128, 1)  # N: points of the readouts' integral
+    max_num_elements: int = setting(90, 1)  # atomic numbers are below this
+    num_resolutions: int = setting(2, 1, 2)  # 2: far edges get a lower degree and width
+    cutoff: float = setting(8.0, 1e-3)  # radius of the graph, Å
+    max_num_neighbors: int = setting(20, 1)  # nearest sources kept for a target
+    num_basis_functions: int = setting(128, 1)  # width of the edge features
+    distance_function: str = setting("gaussian")  # one of DISTANCE_FUNCTIONS
+    basis_width_scalar: float = setting(1.0, 1e-6)  # width of a basis function over their spacing
+    distance_resolution: float = setting(0.02, 1e-6)  # spacing of the basis functions, about, Å
+    use_pbc: bool = setting(True)  # use the data's periodic boundary conditions; else none
+    use_pbc_single: bool = setting(True)  # build the graph one system at a time: less memory
+    otf_graph: bool = setting(False)  # build the graph in the model; else take it from the data
+    show_timing_info: bool = setting(False)  # log the time of every forward
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> SCNConfig:
+        """Build the settings from a mapping.
+
+        Raises:
+            InputError: for an unknown key (naming the nearest), or a value that is not allowed.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in settings:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+                raise InputError(f"unknown model setting {key!r}{hint}")
+        return cls(**settings)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            self._check_type_and_range(f.name, str(f.type), **f.metadata)
+        self._require(self.distance_function in DISTANCE_FUNCTIONS, "distance_function", f"one of {', '.join(DISTANCE_FUNCTIONS)}")
+        self._require(self.mmax <= self.lmax, "mmax", f"0..{self.lmax} (lmax)")
+        self._require(self.num_taps != 0, "num_taps", "-1 (4 mmax taps) or at least 1")
+        self._require(self.num_bands <= self.lmax + 1, "num_bands", f"1..{self.lmax + 1} (lmax + 1)")
+        self._require(self.num_radial >= 2, "distance_resolution", f"at most cutoff / 2 = {self.cutoff / 2}")
+        self._require(self.direct_forces, "direct_forces", "True (forces have a readout of their own)")
+
+    @property
+    def taps(self) -> int:
+        """T, the number of rolls a message is averaged over."""
+        return max(1, 4 * self.mmax) if self.num_taps == -1 else self.num_taps
+
+    @property
+    def num_radial(self) -> int:
+        """The number of radial basis functions."""
+        return int(self.cutoff / self.distance_resolution)
+
+    @property
+    def resolutions(self) -> list[tuple[int, int]]:
+        """(degree, hidden width) of each resolution, near first."""
+        near = (self.lmax, self.hidden_channels)
+        if self.num_resolutions == 1:
+            return [near]
+        return [near, (min(self.lmax, max(4, self.lmax - 2)), self.hidden_channels // 4)]
+
+    def _check_type_and_range(self, name: str, kind: str, low: float | None, high: float | None) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if kind == "float":
+            self._require(number, name, "a number")
+        else:
+            self._require(type(value).__name__ == kind, name, {"int": "an integer", "bool": "True or False", "str": "a string"}[kind])
+        if low is not None and high is not None:
+            self._require(low <= value <= high, name, f"{low}..{high}")
+        elif low is not None:
+            self._require(value >= low, name, f"at least {low}")
+
+    def _require(self, condition: bool, name: str, expected: str) -> None:
+        if not condition:
+            raise InputError(f"model setting {name}={getattr(self, name)!r}; expected {expected}")

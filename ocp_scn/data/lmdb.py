@@ -1,0 +1,102 @@
+"""Write structures in the LMDB format that fairchem-core 1.10's trainers read.
+
+A data set is a folder with ``data.lmdb`` (keys "0", "1", …: pickled graphs; key "length") and
+``metadata.npz`` (``natoms`` of each sample, for batches balanced by size).
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+from ase import Atoms
+from torch_geometric.data import Data
+
+from fairchem.core.preprocessing import AtomsToGraphs
+from ocp_scn.errors import InputError
+
+# Address space reserved for a file that grows as it is written, bytes.
+_MAP_SIZE = 1 << 40
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a working folder that becomes ``target`` when the block ends, or vanishes when it fails.
+
+    Raises:
+        InputError: if ``target`` exists and ``overwrite`` is not set.
+    """
+    if target.exists() and not overwrite:
+        raise InputError(f"{str(target)!r} exists; name another folder or pass --overwrite")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(f".{target.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+        if target.exists():
+            shutil.rmtree(target)
+        work.rename(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def to_graph(atoms: Atoms, **properties: Any) -> Data:
+    """Return a structure as fairchem's trainers expect it.
+
+    Args:
+        atoms: positions in Å; tags (0 sub-surface, 1 surface, 2 adsorbate) and ``FixAtoms``
+            constraints are kept, positions are wrapped into the cell.
+        properties: further attributes, such as ``energy`` (eV, float), ``forces`` (n, 3) eV/Å,
+            ``sid``, ``fid``, ``y_relaxed``, ``pos_relaxed``.
+    """
+    data = AtomsToGraphs(r_edges=False, r_pbc=True, r_energy=False, r_forces=False, r_fixed=True).convert(atoms)
+    for name, value in properties.items():
+        setattr(data, name, value)
+    return data
+
+
+class LmdbWriter:
+    """Write samples one by one into a folder; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.natoms: list[int] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._env = lmdb.open(
+            str(folder / "data.lmdb"), map_size=_MAP_SIZE, subdir=False, meminit=False, map_async=True, lock=False
+        )
+        self._transaction = self._env.begin(write=True)
+
+    def add(self, data: Data) -> None:
+        """Append a sample."""
+        self._transaction.put(str(len(self.natoms)).encode("ascii"), pickle.dumps(data, protocol=4))
+        self.natoms.append(int(data.natoms))
+        if len(self.natoms) % 1000 == 0:  # bounds the memory of uncommitted pages
+            self._transaction.commit()
+            self._transaction = self._env.begin(write=True)
+
+    def __enter__(self) -> LmdbWriter:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._transaction.put(b"length", pickle.dumps(len(self.natoms), protocol=4))
+        self._transaction.commit()
+        self._env.sync()
+        self._env.close()
+        np.savez(self.folder / "metadata.npz", natoms=np.array(self.natoms, dtype=np.int64))
+
+
+def write_lmdb(folder: Path, samples: Iterable[Data]) -> int:
+    """Write all samples into ``folder`` and return their number."""
+    with LmdbWriter(folder) as writer:
+        for sample in samples:
+            writer.add(sample)
+    return len(writer.natoms)

@@ -1,0 +1,147 @@
+"""Edges of fairchem's batches, and the checks that these need before a network sees them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairchem.core.common.utils import radius_graph_pbc
+from ocp_scn.config import SCNConfig
+from ocp_scn.errors import InputError
+
+# fairchem's graph takes two atoms closer than this for one and leaves their edge out, Å.
+MIN_DISTANCE = 0.01
+
+
+def find_edges(data: Any, config: SCNConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the edges of a batch: source (E,), target (E,) and vec (E, 3) in Å.
+
+    Which atoms are neighbours is decided by fairchem's radius graph, which works in float32
+    only; the vectors are computed anew from positions and cell in their own precision, and
+    gradients flow through them.
+    """
+    if config.otf_graph:
+        edge_index, offsets = _radius_graph(data, config)
+    else:
+        edge_index, offsets = _stored_graph(data)
+    source, target = edge_index
+    vec = data.pos[source] - data.pos[target]
+    if config.use_pbc:
+        cells = data.cell[data.batch[target]]  # (E, 3, 3)
+        vec = vec + (offsets.to(vec)[:, None] @ cells).squeeze(1)
+    return source, target, vec
+
+
+def check_batch(data: Any, config: SCNConfig) -> None:
+    """Raise :class:`InputError` for structures that the model cannot compute."""
+    largest = int(data.atomic_numbers.max()) if len(data.atomic_numbers) else 0
+    if largest >= config.max_num_elements:
+        atom = int(data.atomic_numbers.argmax())
+        raise InputError(
+            f"atomic number {largest} in {_system_name(data, atom)}; expected less than "
+            f"max_num_elements={config.max_num_elements}"
+        )
+    finite = torch.isfinite(data.pos).all(dim=1)
+    if not finite.all():
+        atom = int((~finite).nonzero()[0])
+        raise InputError(f"position {data.pos[atom].tolist()} in {_system_name(data, atom)}; expected finite numbers")
+    if not torch.isfinite(data.cell).all():
+        raise InputError("a cell has entries that are not finite numbers")
+    pair = _coinciding_atoms(data, config.use_pbc)
+    if pair is not None:
+        first, second = pair
+        raise InputError(
+            f"{_system_name(data, first)} and atom {_index_in_system(data, second)} are at one place "
+            f"(closer than {MIN_DISTANCE} Å)"
+        )
+
+
+def _radius_graph(data: Any, config: SCNConfig) -> tuple[Tensor, Tensor]:
+    """Return edge_index (2, E) and cell offsets (E, 3) by fairchem's search."""
+    if config.use_pbc_single and len(data.natoms) > 1:
+        parts = [data[i] for i in range(len(data.natoms))]
+    else:
+        parts = [data]
+    indices, offsets, first_atom = [], [], 0
+    for part in parts:
+        single = part.clone()
+        single.pos, single.cell = part.pos.detach().float(), part.cell.detach().float()
+        single.natoms = torch.atleast_1d(torch.as_tensor(part.natoms, device=part.pos.device))
+        periodic = _periodic(part) if config.use_pbc else [False] * 3
+        single.pbc = torch.tensor([periodic])
+        with _float32_by_default():
+            index, offset, _ = radius_graph_pbc(
+                single, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
+            )
+        indices.append(index + first_atom)
+        offsets.append(offset)
+        first_atom += len(part.pos)
+    return torch.cat(indices, dim=1), torch.cat(offsets)
+
+
+def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:
+    missing = [key for key in ("edge_index", "cell_offsets") if key not in data]
+    if missing:
+        raise InputError(
+            f"otf_graph=False but the data have no {' and no '.join(missing)}; set otf_graph: True"
+        )
+    return data.edge_index, data.cell_offsets
+
+
+def _periodic(data: Any) -> list[bool]:
+    """Return whether each of the three directions is periodic; fairchem takes one answer a batch."""
+    if "pbc" not in data:
+        return [True, True, True]
+    rows = data.pbc.reshape(-1, 3).bool()
+    if (rows != rows[0]).any():
+        raise InputError(
+            f"a batch mixes periodic boundary conditions {rows.unique(dim=0).tolist()}; "
+            "set use_pbc_single: True"
+        )
+    return rows[0].tolist()
+
+
+def _coinciding_atoms(data: Any, use_pbc: bool) -> tuple[int, int] | None:
+    """Return two atoms (indices in the batch) at one place, periodic images included, if any."""
+    first_atom = 0
+    for system, count in enumerate(data.natoms.tolist()):
+        pos = data.pos[first_atom : first_atom + count].detach()
+        difference = pos[:, None] - pos[None]
+        cell = data.cell[system].to(pos)
+        if use_pbc and cell.det().abs() > 0:
+            periodic = data.pbc.reshape(-1, 3)[system] if "pbc" in data else torch.ones(3, dtype=torch.bool)
+            wraps = torch.round(difference @ cell.inverse()) * periodic.to(pos)
+            difference = difference - wraps @ cell
+        distance2 = difference.square().sum(-1)
+        distance2.fill_diagonal_(torch.inf)
+        if count and distance2.min() < MIN_DISTANCE**2:
+            first, second = divmod(int(distance2.argmin()), count)
+            return first_atom + first, first_atom + second
+        first_atom += count
+    return None
+
+
+def _index_in_system(data: Any, atom: int) -> int:
+    return atom - int((data.batch < data.batch[atom]).sum())
+
+
+def _system_name(data: Any, atom: int) -> str:
+    system = int(data.batch[atom])
+    sid = data.sid[system] if "sid" in data else system
+    sid = sid.item() if isinstance(sid, Tensor) else sid
+    return f"system {sid}, atom {_index_in_system(data, atom)}"
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """fairchem's graph search mixes its input with tensors of torch's default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,15 @@
+"""The blocks of the network, one a file, in the order of the paper's figure."""
+
+from ocp_scn.nn.aggregation import GridAggregation
+from ocp_scn.nn.heads import SphereReadout, sphere_samples
+from ocp_scn.nn.message import MessageBlock
+from ocp_scn.nn.radial import EdgeFeatures, RadialBasis
+
+__all__ = [
+    "EdgeFeatures",
+    "GridAggregation",
+    "MessageBlock",
+    "RadialBasis",
+    "SphereReadout",
+    "sphere_samples",
+]

@@ -1,0 +1,34 @@
+"""Mathematics on the sphere: tensors in, tensors out, no atoms and no parameters.
+
+Conventions (one page, ``docs/conventions.md``): real spherical harmonics in e3nn's component
+order and ``integral`` normalisation, polar axis +y, degrees 0..lmax inclusive, flat index
+``l*l + l + m``.
+"""
+
+from ocp_scn.sphere.grid import band_to_grid, grid_points_shape, grid_to_coefficients
+from ocp_scn.sphere.harmonics import (
+    kept_orders,
+    num_coefficients,
+    spherical_harmonics,
+)
+from ocp_scn.sphere.quadrature import density_weights, scale_points, spiral_points
+from ocp_scn.sphere.rotation import edge_frames, polar_rotation, rotate_back, rotate_rows, wigner_rows
+from ocp_scn.sphere.tables import TableModule
+
+__all__ = [
+    "TableModule",
+    "band_to_grid",
+    "density_weights",
+    "edge_frames",
+    "grid_points_shape",
+    "grid_to_coefficients",
+    "kept_orders",
+    "num_coefficients",
+    "polar_rotation",
+    "rotate_back",
+    "rotate_rows",
+    "scale_points",
+    "spherical_harmonics",
+    "spiral_points",
+    "wigner_rows",
+]

@@ -1,0 +1,56 @@
+"""Between coefficients and values on a grid of 2(L+1) latitudes x (2(L+1)+1) longitudes.
+
+The transforms are e3nn's ``ToS2Grid`` and ``FromS2Grid`` (normalisation ``integral``), turned
+into one matrix each: with the few degrees of SCN a single matrix product is the fastest form.
+A signal of degree <= L goes to the grid and back without loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from e3nn.o3 import FromS2Grid, ToS2Grid
+from torch import Tensor
+
+
+def grid_points_shape(lmax: int) -> tuple[int, int]:
+    """Return the grid's (latitudes, longitudes) for signals up to degree ``lmax``."""
+    return 2 * (lmax + 1), 2 * (lmax + 1) + 1
+
+
+def band_to_grid(lmax: int, num_bands: int) -> Tensor:
+    """Return the matrices that evaluate a signal, and its truncations, on the grid.
+
+    Band j of a signal of degree ``lmax`` is the signal cut to the degrees 0..lmax - j.
+
+    Args:
+        lmax: largest degree, inclusive.
+        num_bands: b, 1 <= b <= lmax + 1.
+
+    Returns:
+        (G, b, (lmax + 1)**2), float64; G = latitudes x longitudes, latitude major.
+    """
+    if not 1 <= num_bands <= lmax + 1:
+        raise ValueError(f"num_bands={num_bands}; expected 1..{lmax + 1} (lmax + 1)")
+    shape = grid_points_shape(lmax)
+    transform = ToS2Grid(lmax, shape, normalization="integral", dtype=torch.float64)
+    size = (lmax + 1) ** 2
+    full = transform(torch.eye(size, dtype=torch.float64)).reshape(size, -1).T  # (G, K)
+    bands = full[:, None].repeat(1, num_bands, 1)
+    for band in range(num_bands):
+        bands[:, band, (lmax + 1 - band) ** 2 :] = 0
+    return bands
+
+
+def grid_to_coefficients(lmax: int) -> Tensor:
+    """Return the matrix that projects grid values onto the degrees 0..``lmax``.
+
+    Args:
+        lmax: largest degree, inclusive.
+
+    Returns:
+        ((lmax + 1)**2, G), float64, the left inverse of ``band_to_grid(lmax, 1)[:, 0]``.
+    """
+    shape = grid_points_shape(lmax)
+    transform = FromS2Grid(shape, lmax, normalization="integral", dtype=torch.float64)
+    size = shape[0] * shape[1]
+    return transform(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).T.contiguous()

@@ -1,0 +1,63 @@
+"""Points and weights on the unit sphere."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def spiral_points(num_points: int) -> Tensor:
+    """Return points of a golden-ratio spiral, spread almost evenly over the unit sphere.
+
+    Point i has the polar angle arccos(1 - 2 (i + 1/2) / N) from +z and the azimuth
+    2 pi i / golden ratio about +z (R. Swinbank and R. J. Purser, Q. J. R. Meteorol. Soc. 132,
+    1769 (2006)). The spiral's axis is z, unlike the polar axis of the harmonics.
+
+    Args:
+        num_points: N >= 1.
+
+    Returns:
+        (N, 3) unit vectors, float64.
+    """
+    if num_points < 1:
+        raise ValueError(f"num_points={num_points}; expected at least 1")
+    index = torch.arange(num_points, dtype=torch.float64)
+    z = 1 - 2 * (index + 0.5) / num_points
+    radius = torch.sqrt(1 - z * z)
+    azimuth = 2 * math.pi * index / ((1 + math.sqrt(5)) / 2)
+    return torch.stack([radius * azimuth.cos(), radius * azimuth.sin(), z], dim=-1)
+
+
+def density_weights(points: Tensor) -> Tensor:
+    """Return a weight for each point that falls with the density of points around it.
+
+    w_i = N q_i / sum(q) with q_i = 1 / sum_j exp(-|p_i - p_j|^2 / 0.15), so the mean weight is 1.
+
+    Args:
+        points: (N, 3) unit vectors.
+
+    Returns:
+        (N,) weights.
+    """
+    distance2 = (points[:, None] - points[None]).square().sum(-1)
+    q = 1 / torch.exp(-distance2 / 0.15).sum(-1)
+    return len(points) * q / q.sum()
+
+
+def scale_points(points: Tensor, weights: Tensor) -> Tensor:
+    """Return ``weights * points``, the vectors at which published SCN weights were trained.
+
+    The weights belong to the integral, not to the points. SCN as published multiplies the
+    points, evaluates the harmonics of degree l on vectors whose lengths differ from 1 by up to
+    2 %, and multiplies forces by the same vectors; trained weights depend on it.
+
+    Args:
+        points: (N, 3) unit vectors.
+        weights: (N,) weights with mean 1.
+
+    Returns:
+        (N, 3) vectors of length ``weights``.
+    """
+    return points * weights[:, None]

@@ -1,0 +1,153 @@
+"""Edge frames and the rows of Wigner matrices that messages need.
+
+A frame R (3 x 3) turns an edge's direction into the polar axis, R e = +y; coefficients turn with
+D(R), where D(R) Y(v) = Y(R v). Everything here is a rational function of the edge vector without
+angles, so that derivatives are finite for edges along every axis.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ocp_scn.sphere.harmonics import spherical_harmonics
+from ocp_scn.sphere.quadrature import spiral_points
+
+# Beyond this value of the polar component the second chart of `edge_frames` is used.
+_CHART_BORDER = -0.9
+
+
+def edge_frames(edge_vec: Tensor, roll: Tensor) -> Tensor:
+    """Return rotations that take each edge's direction to the polar axis +y.
+
+    No frame can depend continuously on the direction everywhere on the sphere. This one turns
+    the direction to the pole along the shortest way, in coordinates turned by a fixed generic
+    rotation: its jump is a small circle away from every axis and low-index direction of a
+    crystal. Near the circle's centre the direction is first turned over (a second chart), so
+    the frame and its derivatives are bounded everywhere.
+
+    Args:
+        edge_vec: (E, 3) edge vectors of any length > 0.
+        roll: (E,) free angle about the polar axis, radians.
+
+    Returns:
+        (E, 3, 3) proper rotations R with R edge_vec / |edge_vec| = (0, 1, 0).
+    """
+    direction = edge_vec / edge_vec.norm(dim=-1, keepdim=True)
+    generic = _generic_rotation(edge_vec.dtype, edge_vec.device)
+    turned = direction @ generic.T
+    side = torch.where(turned[:, 1] > _CHART_BORDER, 1.0, -1.0).to(turned)
+    flip = torch.stack([torch.ones_like(side), side, side], dim=-1)  # half turn about x, or none
+    shortest = _shortest_to_pole(turned * flip)
+    return polar_rotation(roll) @ (shortest * flip[:, None]) @ generic
+
+
+def polar_rotation(angle: Tensor) -> Tensor:
+    """Return rotations about +y: (x, y, z) -> (x cos a - z sin a, y, x sin a + z cos a).
+
+    Args:
+        angle: (...,) radians.
+
+    Returns:
+        (..., 3, 3) matrices.
+    """
+    cos, sin = angle.cos(), angle.sin()
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    rows = [cos, zero, -sin, zero, one, zero, sin, zero, cos]
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
+    """Return the rows |m| <= ``mmax`` of the Wigner matrices D_l(R), one block a degree.
+
+    D_l(R) maps Y_l(p) to Y_l(R p) for every point p. With a few fixed points P, spread well over
+    the sphere, D_l(R) = Y_l(R P)^T pinv(Y_l(P))^T: a polynomial in the entries of R.
+
+    Args:
+        frames: (E, 3, 3) proper rotations.
+        lmax: largest degree, inclusive.
+        mmax: largest kept |order|, inclusive.
+
+    Returns:
+        lmax + 1 tensors; number l has the shape (E, 2 min(l, mmax) + 1, 2 l + 1).
+    """
+    points, inverses = _fit_points(lmax, frames.dtype, frames.device)
+    turned = points @ frames.mT  # (E, P, 3)
+    values = spherical_harmonics(turned, lmax, mmax).mT  # (E, S, P)
+    sizes = [2 * min(degree, mmax) + 1 for degree in range(lmax + 1)]
+    return [
+        block @ inverse
+        for block, inverse in zip(values.split(sizes, dim=1), inverses, strict=True)
+    ]
+
+
+def rotate_rows(rows: list[Tensor], coefficients: Tensor) -> Tensor:
+    """Turn signals into the edge frames and keep the orders of ``rows``.
+
+    Args:
+        rows: blocks of :func:`wigner_rows` for the degrees 0..L.
+        coefficients: (E, K, C) with K >= (L + 1)**2; higher degrees are left out.
+
+    Returns:
+        (E, S, C) in the order of :func:`~ocp_scn.sphere.kept_orders`.
+    """
+    return torch.cat(
+        [
+            torch.bmm(block, coefficients[:, degree**2 : (degree + 1) ** 2])
+            for degree, block in enumerate(rows)
+        ],
+        dim=1,
+    )
+
+
+def rotate_back(rows: list[Tensor], kept: Tensor) -> Tensor:
+    """Turn kept orders (E, S, C) back from the edge frames: (E, (L + 1)**2, C), all orders."""
+    blocks = kept.split([block.shape[1] for block in rows], dim=1)
+    return torch.cat(
+        [torch.bmm(rows_l.mT, kept_l) for rows_l, kept_l in zip(rows, blocks, strict=True)], dim=1
+    )
+
+
+def _shortest_to_pole(direction: Tensor) -> Tensor:
+    """Return the rotations (E, 3, 3) about the normal of (direction, +y) that end at +y.
+
+    R = cos I + [n]x + n n^T / (1 + cos) with n = direction x (+y) and cos = direction . (+y),
+    written out. Needs direction[..., 1] > -1.
+    """
+    x, y, z = direction.unbind(-1)
+    inverse = 1 / (1 + y)
+    rows = [1 - x * x * inverse, -x, -x * z * inverse, x, y, z]
+    rows += [-x * z * inverse, -z, 1 - z * z * inverse]
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+@lru_cache(maxsize=16)
+def _generic_rotation(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a fixed rotation (3, 3) that brings no axis and no low-index direction to +-y."""
+    # The rotation of the quaternion (1, sqrt 2, sqrt 3, sqrt 5), whose parts have no rational ratio.
+    with torch.inference_mode(False):
+        w, x, y, z = (torch.tensor([1.0, 2.0, 3.0, 5.0], dtype=torch.float64) / 11).sqrt().tolist()
+        matrix = [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+        return torch.tensor(matrix, dtype=torch.float64).to(device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=64)
+def _fit_points(
+    lmax: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return fit points (P, 3) and, for each degree, pinv(Y_l(P))^T as (P, 2 l + 1)."""
+    # 40 points give condition numbers up to 4.1 for l <= 10; 20 points the same for l <= 6.
+    with torch.inference_mode(False):
+        points = spiral_points(20 if lmax <= 6 else 40)
+        values = spherical_harmonics(points, lmax)
+        inverses = tuple(
+            torch.linalg.pinv(values[:, degree**2 : (degree + 1) ** 2]).T.to(device, dtype)
+            for degree in range(lmax + 1)
+        )
+        return points.to(device, dtype), inverses
