@@ -56,8 +56,9 @@ class EdgeBlock(nn.Module):
             graph.target.split(graph.sizes),
             strict=True,
         ):
-            values = message(x, e, source, target, r)  # (E_r, K_r, C')
-            total[:, : values.shape[1]].index_add_(0, target, values)
+            size = num_coefficients(len(r) - 1)  # K_r
+            values = message(x[:, :size], e, source, target, r)  # (E_r, K_r, C')
+            total[:, :size].index_add_(0, target, values)
         if self.aggregation is not None:
             total = self.aggregation(x, total)
         return self.upsample(total)  # (A, K, C)

@@ -5,11 +5,14 @@ Each function raises :class:`InputError` with one line that names what was found
 
 from __future__ import annotations
 
+import copy
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import torch
 
 from fairchem.core.common.registry import registry
@@ -35,33 +38,78 @@ def check_run(config: Mapping[str, Any]) -> None:
     if needed and not splits.get(needed, {}).get("src"):
         raise InputError(f"--mode {mode} needs dataset.{needed}.src in the configuration; it is not set")
     targets = list(config.get("outputs", {})) if mode in ("train", "validate") else []
-    for name, split in splits.items():
-        if split.get("src") and (name == needed or mode == "train"):
-            check_data_set(f"dataset.{name}", split, targets if name != "test" else [])
+    sizes = {
+        name: check_data_set(f"dataset.{name}", split, targets if name != "test" else [])
+        for name, split in splits.items()
+        if split.get("src") and (name == needed or mode == "train")
+    }
+    if mode == "train":
+        _check_schedule(config, sizes["train"])
     _check_checkpoint(config, ours)
 
 
-def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -> None:
-    """Check that a data set exists, and that its first sample has the ``targets``."""
+def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -> int | None:
+    """Check that a data set exists and that its first sample has the ``targets``; return its size.
+
+    Other formats than LMDB are left to fairchem: their size is None.
+    """
     sources = settings["src"] if isinstance(settings["src"], list) else [settings["src"]]
     for source in map(Path, sources):
         if not source.exists():
             raise InputError(f"{name}.src={str(source)!r} does not exist")
         if "lmdb" not in settings.get("format", "lmdb"):
-            return
+            return None
         if source.is_dir() and not list(source.glob("*.lmdb")):
             raise InputError(f"{name}.src={str(source)!r} has no *.lmdb file")
-    data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
-    if len(data_set) == 0:
-        raise InputError(f"{name}.src={settings['src']!r} has no sample")
     try:
-        sample = data_set[0]
-    except (pickle.UnpicklingError, TypeError, EOFError, AttributeError) as error:
-        raise InputError(f"{name}.src={settings['src']!r}: sample 0 cannot be read: {error}") from error
+        data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
+        size = len(data_set)
+        sample = data_set[0] if size else {}
+    except (lmdb.Error, pickle.UnpicklingError, AssertionError, TypeError, EOFError, AttributeError) as error:
+        raise InputError(f"{name}.src={settings['src']!r} cannot be read: {error}") from error
+    if not size:
+        raise InputError(f"{name}.src={settings['src']!r} has no sample")
     missing = [target for target in [*targets, "pos", "cell", "natoms", "atomic_numbers"] if target not in sample]
     if missing:
         raise InputError(
             f"{name}.src={settings['src']!r}: sample 0 has no {missing[0]!r}; it has {', '.join(sorted(sample.keys()))}"
+        )
+    return size
+
+
+def without_unneeded_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the sources that its mode does not read left out.
+
+    fairchem opens every configured data set in every mode, so a user who validates or predicts
+    would need the training data too. Those stay where normalisation is fitted to them.
+    """
+    config = copy.deepcopy(dict(config))
+    dataset, needed = config.get("dataset"), _NEEDED_SPLIT.get(config["mode"])
+    if config["mode"] == "train" or not isinstance(dataset, dict):
+        return config
+    transforms = (dataset.get("train") or {}).get("transforms") or {}
+    fitted = any("fit" in (transforms.get(key) or {}) for key in ("normalizer", "element_references"))
+    for name in ("train", "val", "test"):
+        if name != needed and dataset.get(name) and not (name == "train" and fitted):
+            dataset[name].pop("src", None)
+    if needed != "relax":
+        dataset.pop("relax", None)
+    return config
+
+
+def _check_schedule(config: Mapping[str, Any], size: int | None) -> None:
+    """Check what fairchem refuses deep inside, and that the training lives to save something."""
+    optim = config.get("optim") or {}
+    early = [step for step in optim.get("lr_milestones", []) if step < 100]
+    if early:
+        raise InputError(f"optim.lr_milestones has {early[0]}; expected steps, at least 100 (not epochs)")
+    eval_every = optim.get("eval_every")
+    if size is None or eval_every is None or "checkpoint_every" in optim:
+        return
+    steps = math.ceil(size / (optim.get("batch_size", 1) * config.get("world_size", 1))) * optim["max_epochs"]
+    if steps < eval_every:
+        raise InputError(
+            f"the training ends after {steps} steps, before optim.eval_every={eval_every}: nothing would be saved"
         )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from submitit.helpers import DelayedSubmission
@@ -14,7 +17,7 @@ from fairchem.core import _cli
 from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.checks import check_run
+from ocp_scn.fairchem.checks import check_run, without_unneeded_data
 
 
 class Runner(_cli.Runner):
@@ -23,6 +26,10 @@ class Runner(_cli.Runner):
     submitit pickles it and the job's process unpickles it: importing this module there is what
     registers the model, so neither ``main.py`` nor a search path has to reach the job.
     """
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        """Run one process of a configuration."""
+        super().__call__(without_unneeded_data(config))
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission:
         """Save the run and resubmit it with this runner instead of fairchem's."""
@@ -41,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # fairchem's command line looks these two up by name when it submits, spawns or runs.
     _cli.Runner, _cli.runner_wrapper = Runner, run
     args, overrides = flags.get_parser().parse_known_args(argv)
+    if args.timestamp_id is None and not args.submit:
+        args.timestamp_id = _new_run_name(args)
     try:
         check_run(_load_config(args, overrides))
         _cli.main(args, overrides)
@@ -52,6 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _refuse(cause)
     return 0
+
+
+def _new_run_name(args: Any) -> str:
+    """Return a name for the run's folders: the time and ``--identifier``.
+
+    fairchem's own name counts in steps of two minutes, and a training that finds the folder of
+    another one resumes from its checkpoint.
+    """
+    name = "-".join([time.strftime("%Y-%m-%d-%H-%M-%S"), *filter(None, [args.identifier])])
+    taken = {path.name for path in Path(args.run_dir).glob("checkpoints/*")}
+    return next(n for n in itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2))) if n not in taken)
 
 
 def _load_config(args: Any, overrides: list[str]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class MessageBlock(TableModule):
         """Compute messages.
 
         Args:
-            x: (A, K, C') signals of the atoms, K >= (lmax + 1)**2.
+            x: (A, (lmax + 1)**2, C') signals of the atoms.
             features: (E, F) edge features.
             source, target: (E,) ends of the edges.
             rows: Wigner rows of the edge frames for the degrees 0..lmax.
@@ -59,7 +59,8 @@ class MessageBlock(TableModule):
         Returns:
             (E, (lmax + 1)**2, C') in the global frame.
         """
-        kept = torch.cat([rotate_rows(rows, x[source]), rotate_rows(rows, x[target])], dim=1)  # (E, 2S, C')
+        ends = [rotate_rows(rows, x.index_select(0, end)) for end in (source, target)]
+        kept = torch.cat(ends, dim=1)  # (E, 2S, C')
         hidden = silu(self._first_map(kept)) * silu(self.fc_features(features))[:, None]  # (E, T, H)
         values = silu(self.fc3(silu(self.fc2(hidden))))  # (E, T, S C')
         values = values.reshape(len(source), -1, x.shape[-1])  # (E, T S, C')

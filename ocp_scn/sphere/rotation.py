@@ -88,26 +88,19 @@ def rotate_rows(rows: list[Tensor], coefficients: Tensor) -> Tensor:
 
     Args:
         rows: blocks of :func:`wigner_rows` for the degrees 0..L.
-        coefficients: (E, K, C) with K >= (L + 1)**2; higher degrees are left out.
+        coefficients: (E, (L + 1)**2, C).
 
     Returns:
         (E, S, C) in the order of :func:`~ocp_scn.sphere.kept_orders`.
     """
-    return torch.cat(
-        [
-            torch.bmm(block, coefficients[:, degree**2 : (degree + 1) ** 2])
-            for degree, block in enumerate(rows)
-        ],
-        dim=1,
-    )
+    degrees = coefficients.split([block.shape[2] for block in rows], dim=1)
+    return torch.cat([torch.bmm(block, x) for block, x in zip(rows, degrees, strict=True)], dim=1)
 
 
 def rotate_back(rows: list[Tensor], kept: Tensor) -> Tensor:
     """Turn kept orders (E, S, C) back from the edge frames: (E, (L + 1)**2, C), all orders."""
     blocks = kept.split([block.shape[1] for block in rows], dim=1)
-    return torch.cat(
-        [torch.bmm(rows_l.mT, kept_l) for rows_l, kept_l in zip(rows, blocks, strict=True)], dim=1
-    )
+    return torch.cat([torch.bmm(block.mT, v) for block, v in zip(rows, blocks, strict=True)], dim=1)
 
 
 def _shortest_to_pole(direction: Tensor) -> Tensor:

@@ -1,0 +1,37 @@
+"""``python -m ocp_scn.data sample`` and ``python -m ocp_scn.data convert``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ocp_scn.data import convert, sample
+from ocp_scn.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status (2 for bad input)."""
+    parser = argparse.ArgumentParser(prog="python -m ocp_scn.data", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in (("sample", sample), ("convert", convert)):
+        command = commands.add_parser(
+            name,
+            help=module.DESCRIPTION.split(":")[0].split(" (")[0],
+            description=module.DESCRIPTION,
+            epilog=module.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

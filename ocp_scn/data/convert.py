@@ -1,0 +1,180 @@
+"""Turn DFT calculations into data sets for fairchem's trainers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ocp_scn.data.frames import Frame, find_fault, find_files, read_frames
+from ocp_scn.data.lmdb import LmdbWriter, new_folder, to_graph
+from ocp_scn.data.references import LinearReferences, ReferenceFit
+from ocp_scn.data.splits import TRAIN, Rule, parse_rules, split_of
+from ocp_scn.errors import InputError
+
+DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, or OC20's pairs of
+extxyz.xz and txt) into LMDB data sets, one folder a split."""
+EPILOG = """example:
+  python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --references fit --split val=0.1"""
+
+
+@dataclass
+class Report:
+    """What a conversion did."""
+
+    frames: Counter[str] = field(default_factory=Counter)  # written, by split
+    too_large: int = 0  # frames left out for their number of atoms
+    bad: Counter[str] = field(default_factory=Counter)  # left out, by fault
+    bad_frames: list[str] = field(default_factory=list)  # "origin (system, frame): fault"
+    energy: list[float] = field(default_factory=list)  # training energies as written, eV
+    forces_sum2: float = 0.0  # sum of squared force components on free training atoms, (eV/Å)²
+    forces_count: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``conversion.json`` keeps."""
+        return {
+            "frames": dict(self.frames),
+            "too_large": self.too_large,
+            "bad": dict(self.bad),
+            "bad_frames": self.bad_frames,
+            "normalizer": self.normalizer(),
+        }
+
+    def normalizer(self) -> dict[str, dict[str, float]]:
+        """Return mean and stdev of the training targets, as a configuration's ``normalizer`` has them."""
+        energy = np.array(self.energy)
+        return {
+            "energy": {"mean": float(energy.mean()), "stdev": float(energy.std())},
+            "forces": {"mean": 0.0, "stdev": float(np.sqrt(self.forces_sum2 / max(1, self.forces_count)))},
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line of ``python -m ocp_scn.data convert``."""
+    parser.add_argument("source", type=Path, help="file, or folder that is searched through")
+    parser.add_argument("target", type=Path, help="folder to make")
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="NAME=RULE",
+        help="0.1: a random tenth; sids:a,b: these systems; every:10:5: frames with number %% 10 == 5; "
+        "may be repeated, the first that fits counts, other frames go to 'train'",
+    )
+    parser.add_argument("--split-by", choices=["system", "frame"], default="system", help="what a random split keeps together (default: system)")
+    parser.add_argument("--seed", type=int, default=0, help="of random splits (default: 0)")
+    parser.add_argument("--references", metavar="fit|FILE.npz", help="subtract linear element references: fitted to 'train', or coeff of an npz file")
+    parser.add_argument("--max-atoms", type=int, help="leave out larger structures")
+    parser.add_argument("--max-num-elements", type=int, default=90, help="atomic numbers have to be below this, as in the model (default: 90)")
+    parser.add_argument("--min-distance", type=float, default=0.5, help="closer atoms overlap, Å (default: 0.5)")
+    parser.add_argument("--bad-frames", choices=["refuse", "skip"], default="refuse", help="stop at the first bad frame, or leave bad frames out and count them (default: refuse)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the target folder")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, and print what was written where."""
+    report = convert(args)
+    print(f"wrote {args.target}")
+    for name, count in sorted(report.frames.items()):
+        print(f"  {name}: {count} frames")
+    if report.too_large:
+        print(f"  left out: {report.too_large} frames of more than {args.max_atoms} atoms")
+    for fault, count in sorted(report.bad.items()):
+        print(f"  bad: {count} frames, {fault}")
+    for line in report.bad_frames[:10]:
+        print(f"    {line}")
+    if len(report.bad_frames) > 10:
+        print(f"    ... all {len(report.bad_frames)} in {args.target / 'conversion.json'}")
+    for target, values in report.normalizer().items():
+        print(f"  normalizer of {target}: mean {values['mean']:.6g}, stdev {values['stdev']:.6g}")
+
+
+def convert(args: argparse.Namespace) -> Report:
+    """Write the data set ``args.target``, whole or not at all.
+
+    Raises:
+        InputError: for a source, rule or reference file that cannot be used, a bad frame with
+            ``--bad-frames refuse``, or a split that got no frame.
+    """
+    files = find_files(args.source)
+    rules = parse_rules(args.split, by=args.split_by, seed=args.seed)
+    with new_folder(args.target, overwrite=args.overwrite) as folder:
+        references = _references(args, files, rules)
+        report = Report()
+        with ExitStack() as stack:
+            writers = {name: stack.enter_context(LmdbWriter(folder / name)) for name in [TRAIN, *rules]}
+            for frame, split in _good_frames(args, files, rules, report, references):
+                _write(frame, writers[split], references)
+                report.frames[split] += 1
+                if split == TRAIN:
+                    _count(frame, report, references)
+        empty = [name for name in [TRAIN, *rules] if not report.frames[name]]
+        if empty:
+            raise InputError(f"split {empty[0]!r} got no frame of {str(args.source)!r}")
+        if references is not None:
+            references.save(folder / "references.npz")
+        (folder / "conversion.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
+    return report
+
+
+def _good_frames(
+    args: argparse.Namespace, files: list[Path], rules: dict[str, Rule], report: Report, references: LinearReferences | None
+) -> Iterator[tuple[Frame, str]]:
+    """Yield the frames to use, each with its split; count the others in ``report``."""
+    for frame in tqdm(read_frames(files), unit=" frames", desc="reading"):
+        if args.max_atoms is not None and len(frame.atoms) > args.max_atoms:
+            report.too_large += 1
+            continue
+        fault = find_fault(frame, max_num_elements=args.max_num_elements, min_distance=args.min_distance)
+        if fault is None and references is not None and not np.isfinite(references.energy(frame.atoms.numbers)):
+            fault = "an element has no reference energy"
+        if fault is None:
+            yield frame, split_of(frame.sid, frame.fid, rules)
+            continue
+        line = f"{frame.origin} (system {frame.sid}, frame {frame.fid}): {fault}"
+        if args.bad_frames == "refuse":
+            raise InputError(f"bad frame {line}; pass --bad-frames skip to leave such frames out")
+        report.bad[fault] += 1
+        report.bad_frames.append(line)
+
+
+def _references(args: argparse.Namespace, files: list[Path], rules: dict[str, Rule]) -> LinearReferences | None:
+    if args.references is None:
+        return None
+    if args.references != "fit":
+        return LinearReferences.load(Path(args.references))
+    fit = ReferenceFit()
+    for frame, split in _good_frames(args, files, rules, Report(), None):
+        if split == TRAIN:
+            fit.add(frame.atoms.numbers, frame.energy)  # type: ignore[arg-type]  # checked
+    return fit.solve()
+
+
+def _energy(frame: Frame, references: LinearReferences | None) -> float:
+    reference = 0.0 if references is None else references.energy(frame.atoms.numbers)
+    return frame.energy - reference  # type: ignore[operator]  # checked
+
+
+def _write(frame: Frame, writer: LmdbWriter, references: LinearReferences | None) -> None:
+    forces = torch.as_tensor(frame.forces, dtype=torch.float32)
+    writer.add(
+        to_graph(frame.atoms, energy=_energy(frame, references), forces=forces, sid=frame.sid, fid=frame.fid)
+    )
+
+
+def _count(frame: Frame, report: Report, references: LinearReferences | None) -> None:
+    report.energy.append(_energy(frame, references))
+    free = np.ones(len(frame.atoms), dtype=bool)
+    for constraint in frame.atoms.constraints:
+        free[constraint.index] = False
+    report.forces_sum2 += float(np.square(frame.forces[free]).sum())  # type: ignore[index]  # checked
+    report.forces_count += 3 * int(free.sum())

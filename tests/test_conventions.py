@@ -1,0 +1,292 @@
+"""One short test for each line of docs/conventions.md, under the line's number."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from e3nn import o3
+from fairchem.core.modules.normalization.normalizer import create_normalizer
+from torch_geometric.data import Batch, Data
+
+from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
+from ocp_scn.fairchem.neighbors import find_edges
+from ocp_scn.graph import build_graph, distance_ranks
+from ocp_scn.nn import MessageBlock, SphereReadout, sphere_samples
+from ocp_scn.sphere import (
+    band_to_grid,
+    density_weights,
+    edge_frames,
+    grid_points_shape,
+    grid_to_coefficients,
+    kept_orders,
+    num_coefficients,
+    polar_rotation,
+    rotate_back,
+    rotate_rows,
+    spherical_harmonics,
+    spiral_points,
+    wigner_rows,
+)
+
+PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
+LMAX = 4
+POLE = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+
+
+@pytest.fixture
+def vectors():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(50, 3, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(2)
+    return SphericalChannelNetwork(
+        lmax=3,
+        num_interactions=1,
+        hidden_channels=16,
+        sphere_channels=8,
+        sphere_channels_reduce=8,
+        num_basis_functions=8,
+        num_sphere_samples=16,
+        cutoff=6.0,
+        distance_resolution=0.5,
+        otf_graph=True,
+    ).eval()
+
+
+def structure(*, dtype=torch.float32, **overrides):
+    """Return a batch of one cell with three atoms."""
+    data = Data(
+        pos=torch.tensor([[0.1, 0.2, 0.3], [1.9, 0.4, 0.2], [0.5, 2.1, 1.7]], dtype=dtype),
+        cell=5 * torch.eye(3, dtype=dtype)[None],
+        atomic_numbers=torch.tensor([29, 8, 1]),
+        natoms=3,
+        pbc=torch.tensor([[True, True, True]]),
+    )
+    for name, value in overrides.items():
+        data[name] = value
+    return Batch.from_data_list([data])
+
+
+def test_page_and_tests_have_the_same_numbers():
+    rows = re.findall(r"^\| C(\d+) \|.*\| `(test_c(\d+)_\w+)` \|$", PAGE.read_text(), flags=re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, len(rows) + 1))
+    assert all(int(number) == int(in_name) for number, _, in_name in rows)
+    here = [name for name in globals() if re.match(r"test_c\d+_", name)]
+    assert here == [name for _, name, _ in rows]
+
+
+def test_c01_harmonics(vectors):
+    degrees = list(range(LMAX + 1))
+    expected = o3.spherical_harmonics(degrees, vectors, normalize=False, normalization="integral")
+    assert torch.allclose(spherical_harmonics(vectors, LMAX), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_c02_flat_index():
+    flat = {pair: index for index, pair in enumerate(kept_orders(LMAX, LMAX))}
+    assert all(index == degree**2 + degree + m for (degree, m), index in flat.items())
+    assert num_coefficients(LMAX) == len(flat) == (LMAX + 1) ** 2
+
+
+def test_c03_polar_axis(vectors):
+    values = spherical_harmonics(vectors, LMAX)
+    assert torch.allclose(values[:, 1:4], math.sqrt(3 / (4 * math.pi)) * vectors)
+    turned = spherical_harmonics(vectors @ polar_rotation(torch.tensor(0.7)).double().T, LMAX)
+    zonal = [degree**2 + degree for degree in range(LMAX + 1)]
+    assert torch.allclose(values[:, zonal], turned[:, zonal], atol=1e-5)
+    azimuth = torch.tensor(0.3, dtype=torch.float64)  # from +z to +x
+    on_equator = torch.stack([azimuth.sin(), torch.zeros_like(azimuth), azimuth.cos()])
+    sine, cosine = spherical_harmonics(on_equator, 2)[[4, 8]]  # (2, -2) and (2, 2)
+    assert torch.atan2(sine, cosine).item() == pytest.approx(0.6)
+
+
+def test_c04_edge_direction():
+    data = structure(edge_index=torch.tensor([[2], [0]]), cell_offsets=torch.tensor([[1, 0, -1]]))
+    source, target, vec = find_edges(data, SCNConfig(otf_graph=False))
+    assert (source.tolist(), target.tolist()) == ([2], [0])
+    assert torch.allclose(vec[0], data.pos[2] - data.pos[0] + torch.tensor([5.0, 0.0, -5.0]))
+
+
+def test_c05_edge_frame(vectors):
+    frames = edge_frames(vectors, vectors[:, 0])
+    directions = vectors / vectors.norm(dim=1, keepdim=True)
+    assert torch.allclose(torch.einsum("eij,ej->ei", frames, directions), POLE.expand(50, 3), atol=1e-13)
+    assert torch.allclose(frames.det(), torch.ones(50, dtype=torch.float64))
+
+
+def test_c06_roll(vectors):
+    roll = vectors[:, 1]
+    expected = polar_rotation(roll) @ edge_frames(vectors, torch.zeros_like(roll))
+    assert torch.allclose(edge_frames(vectors, roll), expected, atol=1e-13)
+    turned = polar_rotation(torch.tensor(math.pi / 2)) @ torch.tensor([1.0, 2.0, 0.0])
+    assert torch.allclose(turned, torch.tensor([0.0, 2.0, 1.0]), atol=1e-6)
+
+
+def test_c07_wigner_matrix(vectors):
+    frames = edge_frames(vectors, vectors[:, 0])
+    rows = wigner_rows(frames, LMAX, LMAX)
+    values = spherical_harmonics(vectors.flip(0), LMAX)[..., None]
+    turned = spherical_harmonics(torch.einsum("eij,ej->ei", frames, vectors.flip(0)), LMAX)[..., None]
+    assert torch.allclose(rotate_rows(rows, values), turned, atol=1e-9)
+    assert torch.allclose(rotate_back(rows, turned), values, atol=1e-9)
+
+
+def test_c08_kept_orders(vectors):
+    assert kept_orders(2, 1) == [(0, 0), (1, -1), (1, 0), (1, 1), (2, -1), (2, 0), (2, 1)]
+    frames = edge_frames(vectors, vectors[:, 0])
+    signal = torch.randn(50, num_coefficients(LMAX), 2, dtype=torch.float64)
+    everything = rotate_rows(wigner_rows(frames, LMAX, LMAX), signal)
+    kept = [degree**2 + degree + m for degree, m in kept_orders(LMAX, 1)]
+    assert torch.allclose(rotate_rows(wigner_rows(frames, LMAX, 1), signal), everything[:, kept])
+
+
+def test_c09_ranks():
+    distance = torch.tensor([3.0, 1.0, 2.0, 2.0, 1.0])
+    target = torch.tensor([0, 0, 0, 0, 1])
+    assert distance_ranks(distance, target).tolist() == [3, 0, 1, 2, 0]
+    vec = torch.stack([distance, 0 * distance, 0 * distance], dim=1)
+    graph = build_graph(torch.arange(5), target, vec, num_resolutions=1, max_num_neighbors=2)
+    assert graph.source.tolist() == [1, 2, 4]
+
+
+def test_c10_resolutions():
+    distance = torch.arange(20, 0, -1.0)
+    vec = torch.stack([distance, 0 * distance, 0 * distance], dim=1)
+    target = torch.zeros(20, dtype=torch.long)
+    graph = build_graph(torch.arange(20), target, vec, num_resolutions=2, max_num_neighbors=20)
+    assert graph.sizes == (12, 8)
+    assert graph.source.tolist() == [*range(8, 20), *range(8)]
+    degrees = {lmax: SCNConfig(lmax=lmax, hidden_channels=256).resolutions for lmax in (3, 5, 6, 8)}
+    assert degrees == {
+        3: [(3, 256), (3, 64)],
+        5: [(5, 256), (4, 64)],
+        6: [(6, 256), (4, 64)],
+        8: [(8, 256), (6, 64)],
+    }
+
+
+def test_c11_taps(vectors):
+    assert [SCNConfig(mmax=m, num_taps=-1).taps for m in (0, 1, 2)] == [1, 4, 8]
+    sizes = {"lmax": LMAX, "mmax": 1, "channels": 3, "hidden": 8, "num_features": 5}
+    many, one = (MessageBlock(num_taps=taps, **sizes).double() for taps in (4, 1))
+    one.load_state_dict(many.state_dict())
+    x = torch.randn(4, num_coefficients(LMAX), 3, dtype=torch.float64)
+    features = torch.randn(50, 5, dtype=torch.float64)
+    source, target = torch.arange(50) % 4, torch.arange(50) % 3
+
+    def message(block, roll):
+        frames = edge_frames(vectors, torch.full((50,), roll, dtype=torch.float64))
+        return block(x, features, source, target, wigner_rows(frames, LMAX, 1))
+
+    expected = torch.stack([message(one, 2 * math.pi * t / 4) for t in range(4)]).mean(0)
+    assert torch.allclose(message(many, 0.0), expected, atol=1e-12)
+
+
+def test_c12_bands():
+    bands = band_to_grid(LMAX, 3)
+    x = torch.randn(num_coefficients(LMAX), dtype=torch.float64)
+    for j in range(3):
+        cut = torch.cat([x[: (LMAX - j + 1) ** 2], torch.zeros((LMAX + 1) ** 2 - (LMAX - j + 1) ** 2)])
+        assert torch.allclose(bands[:, j] @ x, bands[:, 0] @ cut)
+
+
+def test_c13_grid():
+    assert grid_points_shape(6) == (14, 15)
+    to_grid, from_grid = band_to_grid(LMAX, 1)[:, 0], grid_to_coefficients(LMAX)
+    assert len(to_grid) == math.prod(grid_points_shape(LMAX))
+    assert torch.allclose(from_grid @ to_grid, torch.eye((LMAX + 1) ** 2, dtype=torch.float64), atol=1e-6)
+
+
+def test_c14_sphere_points():
+    points = spiral_points(8)
+    index = torch.arange(8, dtype=torch.float64)
+    azimuth = torch.remainder(2 * math.pi * index / ((1 + math.sqrt(5)) / 2), 2 * math.pi)
+    assert torch.allclose(points[:, 2], 1 - 2 * (index + 0.5) / 8)
+    assert torch.allclose(torch.remainder(torch.atan2(points[:, 1], points[:, 0]), 2 * math.pi), azimuth)
+
+
+def test_c15_point_scaling():
+    points = spiral_points(128)
+    weights = density_weights(points)
+    assert weights.mean().item() == pytest.approx(1)
+    assert (weights - 1).abs().max() < 0.02
+    assert torch.equal(sphere_samples(128), points * weights[:, None])
+
+
+def test_c16_readouts(model):
+    for head, value in ((model.energy_head, 0.25), (model.force_head, 0.5)):
+        assert isinstance(head, SphereReadout)
+        torch.nn.init.zeros_(head.fc3.weight)
+        torch.nn.init.constant_(head.fc3.bias, value)
+    out = model(structure())
+    assert out["energy"].item() == pytest.approx(3 * 0.25)
+    assert torch.allclose(out["forces"], 0.5 * sphere_samples(16).float().mean(0).expand(3, 3), atol=1e-7)
+
+
+def test_c17_units():
+    config = SCNConfig(cutoff=8.0, otf_graph=True, use_pbc=False)
+
+    def num_edges(distance):
+        pair = structure(pos=torch.tensor([[0.0, 0.0, 0.0], [distance, 0.0, 0.0], [40.0, 0.0, 0.0]]))
+        return len(find_edges(pair, config)[0])
+
+    assert [num_edges(7.99), num_edges(8.01)] == [2, 0]  # Å
+    assert torch.allclose(polar_rotation(torch.tensor(2 * math.pi)), torch.eye(3), atol=1e-6)  # radians
+
+
+def test_c18_normalised_outputs():
+    mean, stdev = -0.7554450631141663, 2.887317180633545  # eV, of OC20 S2EF
+    normalizer = create_normalizer(mean=mean, stdev=stdev)
+    output = torch.tensor([0.0, 1.0])
+    assert normalizer(output).tolist() == pytest.approx([mean, mean + stdev])
+    assert normalizer.norm(normalizer(output)).tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
+
+
+def test_c19_state_dict_names(model):
+    linear = ("weight", "bias")
+    layers = ["fc1_sphere", "fc2_sphere", "fc3_sphere", "dist_block.fc1_dist", "dist_block.fc1_edge_attr"]
+    layers += [
+        f"message_blocks.{r}.{fc}"
+        for r in (0, 1)
+        for fc in ("fc1_dist", "fc1_edge_proj", "fc1_edge", "fc2_edge")
+    ]
+    heads = [f"{kind}_fc{i}" for kind in ("energy", "force") for i in (1, 2, 3)]
+    expected = {f"{name}.{part}" for name in heads for part in linear}
+    expected |= {f"edge_blocks.0.{name}.{part}" for name in layers for part in linear}
+    expected |= {f"edge_blocks.0.dist_block.{end}_embedding.weight" for end in ("source", "target")}
+    expansion = "distance_expansion.offset"
+    expected |= {"sphere_embedding.weight", expansion}
+    expected |= {f"edge_blocks.0.{expansion}", f"edge_blocks.0.dist_block.{expansion}"}
+    assert set(model.state_dict()) == expected
+
+
+def test_c20_determinism(model):
+    data = structure()
+    first, second = model(data), model(data)
+    assert torch.equal(first["energy"], second["energy"])
+    assert torch.equal(first["forces"], second["forces"])
+    model.train()
+    torch.manual_seed(3)
+    first, second = model(data), model(data)
+    assert not torch.equal(first["forces"], second["forces"])
+    torch.manual_seed(3)
+    assert torch.equal(model(data)["forces"], first["forces"])
+
+
+def test_c21_precision(model):
+    single, double = structure(), structure(dtype=torch.float64)
+    edges = [find_edges(data, model.config) for data in (single, double)]
+    assert torch.equal(edges[0][0], edges[1][0])
+    assert (edges[0][2].dtype, edges[1][2].dtype) == (torch.float32, torch.float64)
+    assert model.double()(double)["energy"].dtype == torch.float64
+
+
+def test_c22_elements(model):
+    assert len(model.sphere_embedding.weight) == model.config.max_num_elements == 90
+    model(structure(atomic_numbers=torch.tensor([89, 8, 1])))
+    with pytest.raises(InputError, match="atomic number 90"):
+        model(structure(atomic_numbers=torch.tensor([90, 8, 1])))

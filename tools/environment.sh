@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# Creates the environment, or completes it; does nothing where it is whole already.
+#
+#   tools/environment.sh                  into .venv
+#   VENV=~/envs/scn tools/environment.sh  elsewhere; an environment that is there (venv, conda) is
+#                                         completed, and its torch 2.4.x and torch-scatter stay
+#   PYTHON=python3.11 tools/environment.sh        with this interpreter
+#   tools/environment.sh --interpreter    only print the interpreter that would be used
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${VENV:-$root/.venv}
+py=$venv/bin/python
+stamp=$venv/ocp-scn.stamp
+log=$venv/ocp-scn.log
+scatter=torch-scatter==2.1.2
+
+# pip would take what lies on this path for installed.
+unset PYTHONPATH PYTHONHOME
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+die() {
+    printf 'environment: %s\n' "$@" >&2
+    exit 1
+}
+
+# The version, then what speaks against it; old interpreters have to understand this as well.
+probe='
+import os, sys, sysconfig
+version = "%d.%d" % sys.version_info[:2]
+problem = ""
+if version not in ("3.10", "3.11", "3.12"):
+    problem = "not supported"
+elif not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+    problem = "has no Python.h; Debian and Ubuntu: apt install python%s-dev" % version
+else:
+    try:
+        import ensurepip, venv
+    except ImportError:
+        problem = "cannot create environments; Debian and Ubuntu: apt install python%s-venv" % version
+print(version)
+print(problem)
+'
+
+# Prints the first suitable interpreter. A name on the PATH proves nothing (a shim may fail, a link
+# may dangle), so each is run.
+find_interpreter() {
+    local name answer names=(python3.12 python3.11 python3.10 python3 python) found=()
+    [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
+    for name in "${names[@]}"; do
+        command -v "$name" >/dev/null || continue
+        if ! answer=$("$name" -c "$probe" 2>/dev/null); then
+            found+=("$name (does not run)")
+        elif [[ $answer == *$'\n'* ]]; then
+            found+=("$name (${answer/$'\n'/ })")
+        else
+            command -v "$name"
+            return
+        fi
+    done
+    [[ ${#found[@]} -gt 0 ]] || found=("none${PYTHON:+ named $PYTHON}")
+    printf -v answer '%s, ' "${found[@]}"
+    die "a Python 3.10, 3.11 or 3.12 is needed; found: ${answer%, }" \
+        "install one, or name it: make env PYTHON=/path/to/python3.11"
+}
+
+# step TITLE COMMAND...: runs the command with its output in the log.
+step() {
+    echo "  $1"
+    if ! "${@:2}" >>"$log" 2>&1; then
+        tail -n 15 "$log" >&2
+        die "failed at: $1" "the whole output: $log" \
+            "run again to go on from here, or delete $venv to begin afresh"
+    fi
+}
+
+pip_install() { "$py" -m pip install -c "$root/requirements/lock.txt" "$@"; }
+
+scatter_works() { "$py" -c 'import torch_scatter' >/dev/null 2>&1; }
+
+# Where PyG keeps wheels for this torch; nothing without a GPU, where a source build does as well.
+# A build without the CUDA compiler would not work on the GPU.
+scatter_wheels() {
+    "$py" - <<'END'
+import torch
+
+if torch.cuda.is_available() and torch.version.cuda:
+    version = torch.__version__.split("+")[0]
+    print(f"--find-links=https://data.pyg.org/whl/torch-{version}+cu{torch.version.cuda.replace('.', '')}.html")
+END
+}
+
+install_torch() {
+    local version
+    version=$("$py" -c 'import torch; print(torch.__version__)' 2>/dev/null || true)
+    case $version in
+        2.4.*) ;;
+        "") step "torch 2.4.1 (2.5 GB to fetch)" pip_install -r "$root/requirements/torch.txt" ;;
+        *) die "$venv has torch $version, but fairchem-core 1.10 needs 2.4: choose another VENV" ;;
+    esac
+}
+
+install_scatter() {
+    scatter_works && return
+    # In parallel and with little optimisation, this takes 3 minutes on two cores rather than 10.
+    printf '[build_ext]\nparallel = %s\n' "$(getconf _NPROCESSORS_ONLN)" >"$venv/build.cfg"
+    export DIST_EXTRA_CONFIG=$venv/build.cfg CFLAGS="-O1 -g0"
+    local options=(--no-deps --no-build-isolation "$scatter")
+    read -ra wheels < <(scatter_wheels) || true
+    step "torch-scatter 2.1.2 (built here: some minutes)" pip_install "${wheels[@]}" "${options[@]}"
+    # pip caches what it built without asking for which torch; that of another one does not load.
+    scatter_works ||
+        step "torch-scatter once more, not from pip's cache" \
+            pip_install --no-cache-dir --force-reinstall "${wheels[@]}" "${options[@]}"
+}
+
+check() (
+    cd / # so that the linked package is found, not the one in this directory
+    "$py" - <<'END'
+import ocp_scn
+import torch
+import torch_scatter
+
+ocp_scn.SphericalChannelNetwork(lmax=2, num_interactions=1)
+if torch.cuda.is_available():
+    one = torch.ones(1, device="cuda")
+    torch_scatter.segment_coo(one, one.long() * 0)
+END
+)
+
+link() { step "this checkout" pip_install --no-deps --no-build-isolation -e "$root"; }
+
+if [[ ${1:-} == --interpreter ]]; then
+    find_interpreter
+    exit
+fi
+
+if [[ ! -e $py ]]; then
+    python=$(find_interpreter)
+    mkdir -p "$venv"
+fi
+# Two runs at once must not install into one another's environment.
+if command -v flock >/dev/null; then
+    exec 9>"$venv/ocp-scn.lock"
+    flock 9
+fi
+if [[ ! -e $py ]]; then
+    echo "Creating $venv with $python"
+    step "an empty environment" "$python" -m venv "$venv"
+fi
+version=$("$py" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) ||
+    die "$py does not run: delete $venv and run again"
+[[ $version =~ ^3\.1[012]\. ]] || die "$venv has Python $version; 3.10, 3.11 or 3.12 is needed"
+
+# The stamp's first line says what is installed, its second which checkout is linked.
+old_key= old_root=
+key="$version $(cat "$root"/requirements/*.txt "${BASH_SOURCE[0]}" | cksum)"
+if [[ -f $stamp ]]; then
+    { read -r old_key; read -r old_root; } <"$stamp" || true
+    [[ $old_key == "$key" && $old_root == "$root" ]] && exit
+fi
+if [[ $old_key != "$key" ]]; then
+    rm -f "$stamp"
+    echo "Completing $venv (Python $version)"
+    scatter_works || command -v "${CXX:-c++}" >/dev/null ||
+        die "a C++ compiler is needed to build torch-scatter; Debian and Ubuntu: apt install g++"
+    step "pip and what builds need" pip_install pip setuptools wheel
+    install_torch
+    install_scatter
+    step "fairchem-core 1.10.0 and the rest" \
+        pip_install --no-build-isolation -r "$root/requirements/requirements.txt"
+fi
+link
+step "a first model" check
+printf '%s\n' "$key" "$root" >"$stamp"
+echo "Ready: $py"
