@@ -1,6 +1,6 @@
 """fairchem's command line with this package's model registered.
 
-    python main.py --mode train --config-yml configs/s2ef/example/scn.yml --cpu
+python main.py --mode train --config-yml configs/s2ef/example/scn.yml --cpu
 """
 
 import sys

@@ -68,7 +68,11 @@ class SCNConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             self._check_type_and_range(f.name, str(f.type), **f.metadata)
-        self._require(self.distance_function in DISTANCE_FUNCTIONS, "distance_function", f"one of {', '.join(DISTANCE_FUNCTIONS)}")
+        self._require(
+            self.distance_function in DISTANCE_FUNCTIONS,
+            "distance_function",
+            f"one of {', '.join(DISTANCE_FUNCTIONS)}",
+        )
         self._require(self.mmax <= self.lmax, "mmax", f"0..{self.lmax} (lmax)")
         self._require(self.num_taps != 0, "num_taps", "-1 (4 mmax taps) or at least 1")
         self._require(self.num_bands <= self.lmax + 1, "num_bands", f"1..{self.lmax + 1} (lmax + 1)")
@@ -99,7 +103,11 @@ class SCNConfig:
         if kind == "float":
             self._require(number, name, "a number")
         else:
-            self._require(type(value).__name__ == kind, name, {"int": "an integer", "bool": "True or False", "str": "a string"}[kind])
+            self._require(
+                type(value).__name__ == kind,
+                name,
+                {"int": "an integer", "bool": "True or False", "str": "a string"}[kind],
+            )
         if low is not None and high is not None:
             self._require(low <= value <= high, name, f"{low}..{high}")
         elif low is not None:

@@ -22,7 +22,9 @@ class EdgeBlock(nn.Module):
     def __init__(self, config: SCNConfig) -> None:
         super().__init__()
         channels, reduced = config.sphere_channels, config.sphere_channels_reduce
-        self.edge_features = EdgeFeatures(config.num_radial, config.num_basis_functions, config.max_num_elements)
+        self.edge_features = EdgeFeatures(
+            config.num_radial, config.num_basis_functions, config.max_num_elements
+        )
         self.messages = nn.ModuleList(
             MessageBlock(
                 lmax=degree,
@@ -43,7 +45,9 @@ class EdgeBlock(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, elements: Tensor, radial: Tensor, graph: Graph, rows: list[list[Tensor]]) -> Tensor:
+    def forward(
+        self, x: Tensor, elements: Tensor, radial: Tensor, graph: Graph, rows: list[list[Tensor]]
+    ) -> Tensor:
         """Return the layer's update of the signals x, both (A, K, C)."""
         features = self.edge_features(radial, elements[graph.source], elements[graph.target])  # (E, F)
         x = self.downsample(x)  # (A, K, C')
@@ -111,7 +115,9 @@ class SCN(TableModule):
         radial = self.distance_expansion(graph.vec.norm(dim=-1))  # (E, R)
 
         embedding = self.sphere_embedding(elements)  # (A, C)
-        higher = embedding.new_zeros(len(elements), num_coefficients(self.config.lmax) - 1, embedding.shape[-1])
+        higher = embedding.new_zeros(
+            len(elements), num_coefficients(self.config.lmax) - 1, embedding.shape[-1]
+        )
         x = torch.cat([embedding[:, None], higher], dim=1)  # (A, K, C)
         for k, block in enumerate(self.edge_blocks):
             update = block(x, elements, radial, graph, rows)

@@ -13,14 +13,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from fairchem.core.datasets import LmdbDataset
 from fairchem.core.modules.evaluator import Evaluator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from ocp_scn.errors import InputError
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 EPILOG = """example:
   python -m ocp_scn.report runs/example
@@ -53,8 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", type=Path, help="the --run-dir of main.py")
-    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FOLDER",
-                        help="a data set that predictions may belong to, besides those of the configuration")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a data set that predictions may belong to, besides those of the configuration",
+    )
     args = parser.parse_args(argv)
     try:
         write_report(args.run_dir, args.data)
@@ -68,7 +74,7 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, dict[str
     """Write ``RUN_DIR/report/`` and print its table.
 
     Returns:
-        For each data set with predictions, the metrics of the ``model`` and of the ``trivial`` predictor.
+        For each data set with predictions, metrics of the ``model`` and of the ``trivial`` predictor.
     """
     training, config = _latest_training(run_dir)
     folder = run_dir / "report"
@@ -107,7 +113,9 @@ def _latest_training(run_dir: Path) -> tuple[str, dict[str, Any]]:
     """Return the name and the configuration of the newest training in a run folder."""
     checkpoints = sorted(run_dir.glob("checkpoints/*/*checkpoint.pt"), key=lambda p: p.stat().st_mtime)
     if not checkpoints:
-        raise InputError(f"{run_dir} has no checkpoints/*/checkpoint.pt; expected the --run-dir of a training")
+        raise InputError(
+            f"{run_dir} has no checkpoints/*/checkpoint.pt; expected the --run-dir of a training"
+        )
     config = torch.load(checkpoints[-1], map_location="cpu", weights_only=False, mmap=True)["config"]
     return checkpoints[-1].parent.name, config
 
@@ -115,7 +123,11 @@ def _latest_training(run_dir: Path) -> tuple[str, dict[str, Any]]:
 def _data_sets(config: dict[str, Any], more: Sequence[Path]) -> dict[str, Targets]:
     """Read the targets of the training's data sets and of further folders, by name of the folder."""
     train = config["dataset"]
-    sources = [split["src"] for key in ("val_dataset", "test_dataset") if (split := config.get(key)) and split.get("src")]
+    sources = [
+        split["src"]
+        for key in ("val_dataset", "test_dataset")
+        if (split := config.get(key)) and split.get("src")
+    ]
     targets = {"train": _read_targets(train["src"], train)}
     for source in [*sources, *map(str, more)]:
         targets[Path(source).name] = _read_targets(source, train)
@@ -135,7 +147,10 @@ def _read_targets(source: str, settings: dict[str, Any]) -> Targets:
         if "forces" in sample:
             forces.append(sample.forces[free].double())
     return Targets(
-        ids, torch.tensor(energy, dtype=torch.float64), torch.cat(forces) if forces else None, torch.tensor(free_atoms)
+        ids,
+        torch.tensor(energy, dtype=torch.float64),
+        torch.cat(forces) if forces else None,
+        torch.tensor(free_atoms),
     )
 
 
@@ -203,7 +218,9 @@ def _plot_loss(path: Path, logs: Path) -> None:
         if tag in events.Tags()["scalars"]:
             scalars = events.Scalars(tag)
             marker = "o" if tag.startswith("val") else None
-            axis.plot([s.step for s in scalars], [s.value for s in scalars], label=tag, marker=marker, linewidth=1)
+            axis.plot(
+                [s.step for s in scalars], [s.value for s in scalars], label=tag, marker=marker, linewidth=1
+            )
     axis.set(xlabel="step", ylabel="loss", yscale="log")
     axis.legend()
     _save(figure, path)

@@ -10,6 +10,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$root/.venv}
+[[ $venv == /* ]] || venv=$PWD/$venv
 py=$venv/bin/python
 stamp=$venv/ocp-scn.stamp
 log=$venv/ocp-scn.log
@@ -106,7 +107,7 @@ install_scatter() {
     printf '[build_ext]\nparallel = %s\n' "$(getconf _NPROCESSORS_ONLN)" >"$venv/build.cfg"
     export DIST_EXTRA_CONFIG=$venv/build.cfg CFLAGS="-O1 -g0"
     local options=(--no-deps --no-build-isolation "$scatter")
-    read -ra wheels < <(scatter_wheels) || true
+    read -ra wheels < <(scatter_wheels 2>/dev/null) || true
     step "torch-scatter 2.1.2 (built here: some minutes)" pip_install "${wheels[@]}" "${options[@]}"
     # pip caches what it built without asking for which torch; that of another one does not load.
     scatter_works ||
@@ -135,7 +136,7 @@ if [[ ${1:-} == --interpreter ]]; then
     exit
 fi
 
-if [[ ! -e $py ]]; then
+if [[ ! -e $py && ! -L $py ]]; then
     python=$(find_interpreter)
     mkdir -p "$venv"
 fi
@@ -144,7 +145,7 @@ if command -v flock >/dev/null; then
     exec 9>"$venv/ocp-scn.lock"
     flock 9
 fi
-if [[ ! -e $py ]]; then
+if [[ ! -e $py && ! -L $py ]]; then
     echo "Creating $venv with $python"
     step "an empty environment" "$python" -m venv "$venv"
 fi
@@ -153,7 +154,7 @@ version=$("$py" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev
 [[ $version =~ ^3\.1[012]\. ]] || die "$venv has Python $version; 3.10, 3.11 or 3.12 is needed"
 
 # The stamp's first line says what is installed, its second which checkout is linked.
-old_key= old_root=
+old_key='' old_root=''
 key="$version $(cat "$root"/requirements/*.txt "${BASH_SOURCE[0]}" | cksum)"
 if [[ -f $stamp ]]; then
     { read -r old_key; read -r old_root; } <"$stamp" || true

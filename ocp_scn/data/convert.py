@@ -70,13 +70,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="0.1: a random tenth; sids:a,b: these systems; every:10:5: frames with number %% 10 == 5; "
         "may be repeated, the first that fits counts, other frames go to 'train'",
     )
-    parser.add_argument("--split-by", choices=["system", "frame"], default="system", help="what a random split keeps together (default: system)")
+    parser.add_argument(
+        "--split-by",
+        choices=["system", "frame"],
+        default="system",
+        help="what a random split keeps together (default: system)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of random splits (default: 0)")
-    parser.add_argument("--references", metavar="fit|FILE.npz", help="subtract linear element references: fitted to 'train', or coeff of an npz file")
+    parser.add_argument(
+        "--references",
+        metavar="fit|FILE.npz",
+        help="subtract linear element references: fitted to 'train', or coeff of an npz file",
+    )
     parser.add_argument("--max-atoms", type=int, help="leave out larger structures")
-    parser.add_argument("--max-num-elements", type=int, default=90, help="atomic numbers have to be below this, as in the model (default: 90)")
-    parser.add_argument("--min-distance", type=float, default=0.5, help="closer atoms overlap, Å (default: 0.5)")
-    parser.add_argument("--bad-frames", choices=["refuse", "skip"], default="refuse", help="stop at the first bad frame, or leave bad frames out and count them (default: refuse)")
+    parser.add_argument(
+        "--max-num-elements",
+        type=int,
+        default=90,
+        help="atomic numbers have to be below this, as in the model (default: 90)",
+    )
+    parser.add_argument(
+        "--min-distance", type=float, default=0.5, help="closer atoms overlap, Å (default: 0.5)"
+    )
+    parser.add_argument(
+        "--bad-frames",
+        choices=["refuse", "skip"],
+        default="refuse",
+        help="stop at the first bad frame, or leave bad frames out and count them (default: refuse)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the target folder")
 
 
@@ -127,7 +148,11 @@ def convert(args: argparse.Namespace) -> Report:
 
 
 def _good_frames(
-    args: argparse.Namespace, files: list[Path], rules: dict[str, Rule], report: Report, references: LinearReferences | None
+    args: argparse.Namespace,
+    files: list[Path],
+    rules: dict[str, Rule],
+    report: Report,
+    references: LinearReferences | None,
 ) -> Iterator[tuple[Frame, str]]:
     """Yield the frames to use, each with its split; count the others in ``report``."""
     for frame in tqdm(read_frames(files), unit=" frames", desc="reading"):
@@ -135,7 +160,11 @@ def _good_frames(
             report.too_large += 1
             continue
         fault = find_fault(frame, max_num_elements=args.max_num_elements, min_distance=args.min_distance)
-        if fault is None and references is not None and not np.isfinite(references.energy(frame.atoms.numbers)):
+        if (
+            fault is None
+            and references is not None
+            and not np.isfinite(references.energy(frame.atoms.numbers))
+        ):
             fault = "an element has no reference energy"
         if fault is None:
             yield frame, split_of(frame.sid, frame.fid, rules)
@@ -147,7 +176,9 @@ def _good_frames(
         report.bad_frames.append(line)
 
 
-def _references(args: argparse.Namespace, files: list[Path], rules: dict[str, Rule]) -> LinearReferences | None:
+def _references(
+    args: argparse.Namespace, files: list[Path], rules: dict[str, Rule]
+) -> LinearReferences | None:
     if args.references is None:
         return None
     if args.references != "fit":

@@ -105,16 +105,17 @@ def find_fault(frame: Frame, *, max_num_elements: int, min_distance: float) -> s
     atoms = frame.atoms
     if len(atoms) == 0:
         return "no atoms"
-    if frame.energy is None:
-        return "no energy"
-    if frame.forces is None:
-        return "no forces"
-    if not np.isfinite(frame.energy):
-        return "energy is not finite"
-    if not np.isfinite(frame.forces).all():
-        return "forces are not finite"
-    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
-        return "positions are not finite"
+    arrays = {
+        "energy": frame.energy,
+        "forces": frame.forces,
+        "positions": atoms.positions,
+        "cell": atoms.cell.array,
+    }
+    for name, values in arrays.items():
+        if values is None:
+            return f"no {name}"
+        if not np.isfinite(values).all():
+            return f"not finite: {name}"
     if atoms.numbers.max() >= max_num_elements:
         return f"element {atoms.numbers.max()} is beyond {max_num_elements - 1}"
     if len(neighbor_list("i", atoms, min_distance)) > 0:

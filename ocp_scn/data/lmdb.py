@@ -16,9 +16,9 @@ from typing import Any
 import lmdb
 import numpy as np
 from ase import Atoms
+from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Data
 
-from fairchem.core.preprocessing import AtomsToGraphs
 from ocp_scn.errors import InputError
 
 # Address space reserved for a file that grows as it is written, bytes.
@@ -57,7 +57,9 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
         properties: further attributes, such as ``energy`` (eV, float), ``forces`` (n, 3) eV/Å,
             ``sid``, ``fid``, ``y_relaxed``, ``pos_relaxed``.
     """
-    data = AtomsToGraphs(r_edges=False, r_pbc=True, r_energy=False, r_forces=False, r_fixed=True).convert(atoms)
+    data = AtomsToGraphs(r_edges=False, r_pbc=True, r_energy=False, r_forces=False, r_fixed=True).convert(
+        atoms
+    )
     for name, value in properties.items():
         setattr(data, name, value)
     return data
@@ -71,7 +73,12 @@ class LmdbWriter:
         self.natoms: list[int] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._env = lmdb.open(
-            str(folder / "data.lmdb"), map_size=_MAP_SIZE, subdir=False, meminit=False, map_async=True, lock=False
+            str(folder / "data.lmdb"),
+            map_size=_MAP_SIZE,
+            subdir=False,
+            meminit=False,
+            map_async=True,
+            lock=False,
         )
         self._transaction = self._env.begin(write=True)
 

@@ -25,7 +25,9 @@ class LinearReferences:
         try:
             return cls(np.load(path)["coeff"].astype(np.float64).ravel())
         except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"--references {str(path)!r} is not an npz file with an array 'coeff': {error}") from error
+            raise InputError(
+                f"--references {str(path)!r} is not an npz file with an array 'coeff': {error}"
+            ) from error
 
     def save(self, path: Path) -> None:
         """Write an npz file with ``coeff``."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,35 +31,28 @@ from ocp_scn.data.lmdb import LmdbWriter, new_folder, to_graph
 from ocp_scn.errors import InputError
 
 METALS = ("Cu", "Ni", "Pd", "Pt", "Ag", "Au")
-FACETS = {"111": fcc111, "100": fcc100, "110": fcc110}
-SITES = {
-    "111": ("ontop", "bridge", "fcc", "hcp"),
-    "100": ("ontop", "bridge", "hollow"),
-    "110": ("ontop", "longbridge", "shortbridge", "hollow"),
+FACETS = {  # and the sites on them
+    "111": (fcc111, ("ontop", "bridge", "fcc", "hcp")),
+    "100": (fcc100, ("ontop", "bridge", "hollow")),
+    "110": (fcc110, ("ontop", "longbridge", "shortbridge", "hollow")),
 }
 SIZES = ((2, 2, 2), (2, 2, 3), (3, 2, 3), (3, 3, 3), (3, 3, 4))  # atoms along the cell vectors, layers
-# Bond length in EMT, Å; None for an atom. The first atom points to the surface.
-ADSORBATES: dict[str, float | None] = {
-    "H": None, "C": None, "N": None, "O": None,
-    "CO": 1.06, "NO": 1.06, "OH": 1.03, "CH": 1.07, "NH": 1.06,
-}  # fmt: skip
+BONDS = {"CO": 1.06, "NO": 1.06, "OH": 1.03, "CH": 1.07, "NH": 1.06}  # in EMT, Å
+ADSORBATES = ("H", "C", "N", "O", *BONDS)  # the first atom points to the surface
 # Energy of the free atoms in EMT, eV. OC20 refers to molecules; free atoms give energies the same wide spread
-# (2 eV), where EMT's molecules, which bind as strongly as its surfaces, would leave next to none.
+# (2 eV), where EMT's molecules, bound about as strongly as adsorbates, would leave a quarter of it.
 REFERENCES = {"H": 3.21, "C": 3.5, "N": 5.1, "O": 4.6}
-
-FMAX = 0.05  # eV/Å on free atoms
-MAX_STEPS = 100
-MAX_FRAMES = 10  # of a relaxation
-RATTLED_FRAMES = 4  # of the relaxed structure
+FMAX, MAX_STEPS = 0.05, 100  # of a relaxation: eV/Å on free atoms, steps
+MAX_FRAMES, RATTLED_FRAMES = 10, 4  # of a relaxation, and of its relaxed structure
 RATTLED_FID = 1000  # frame ids below this are steps of the relaxation
-MAX_ENERGY, MAX_FORCE = 20.0, 10.0  # eV and eV/Å
-MAX_ATTEMPTS = 20
+MAX_ENERGY, MAX_FORCE, MAX_ATTEMPTS = 20.0, 10.0, 20  # eV, eV/Å; a system with more is made anew, so often
 MIN_SYSTEMS = 10
-SPLITS = ("train", "val", "test")
+FOLDERS = tuple(f"{task}/{split}" for task in ("s2ef", "is2re") for split in ("train", "val", "test"))
+DESCRIPTION = "Make a small OC20-style data set without a download: EMT relaxations of adsorbates on slabs."
+EPILOG = "example:\n  python -m ocp_scn.data sample datasets/sample --systems 120 --seed 0"
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """One structure of a system: positions (n, 3) Å, adsorption energy eV, forces (n, 3) eV/Å."""
 
     fid: int
@@ -68,139 +61,103 @@ class Frame:
     forces: np.ndarray
 
 
-@dataclass(frozen=True)
-class System:
-    """A relaxed system: its atoms, the frames for S2EF, and the relaxation's two ends."""
+class System(NamedTuple):
+    """A relaxed system: its initial atoms, the frames for S2EF (initial one first), the relaxed frame."""
 
     atoms: Atoms
     frames: list[Frame]
-    initial: Frame
     relaxed: Frame
 
 
-@dataclass(frozen=True)
-class Combination:
+class Combination(NamedTuple):
     """What is adsorbed on what."""
 
     metal: str
+    adsorbate: str
     facet: str
     size: tuple[int, int, int]
-    adsorbate: str
 
 
 def combinations(systems: int, seed: int) -> list[Combination]:
-    """Return a combination for each system, such that pairs of metal and adsorbate are equally frequent.
+    """Return a combination for each system; pairs of metal and adsorbate are equally frequent.
 
-    A combination comes twice only after all were used, so held-out systems are new combinations.
+    None comes twice before all were used, so held-out systems are new combinations.
     """
     rng = np.random.default_rng([seed, 0])
-    pairs = list(product(METALS, ADSORBATES))
-    slabs = list(product(FACETS, SIZES))
-    pair_order = rng.permutation(len(pairs))
-    slab_orders = [rng.permutation(len(slabs)) for _ in pairs]
-    chosen = []
-    for index in range(systems):
-        turn, place = divmod(index, len(pairs))
-        metal, adsorbate = pairs[pair_order[place]]
-        facet, size = slabs[slab_orders[place][turn % len(slabs)]]
-        chosen.append(Combination(metal, facet, size, adsorbate))
-    return chosen
+    pairs, slabs = list(product(METALS, ADSORBATES)), list(product(FACETS, SIZES))
+    rng.shuffle(pairs)
+    orders = [rng.permutation(len(slabs)) for _ in pairs]
+    turns = [divmod(index, len(pairs)) for index in range(systems)]
+    return [Combination(*pairs[k], *slabs[orders[k][turn % len(slabs)]]) for turn, k in turns]
 
 
 def split_systems(systems: int, seed: int) -> list[str]:
-    """Return the split of each system: a tenth each (at least one) is val and test."""
-    held = max(1, round(systems / 10))
-    names = np.array(["val"] * held + ["test"] * held + ["train"] * (systems - 2 * held))
-    return [str(name) for name in np.random.default_rng([seed, 1]).permutation(names)]
+    """Return the split of each system: a tenth each is val and test."""
+    held = round(systems / 10)
+    names = ["val"] * held + ["test"] * held + ["train"] * (systems - 2 * held)
+    np.random.default_rng([seed, 1]).shuffle(names)
+    return names
 
 
-def build_slab(metal: str, facet: str, size: tuple[int, int, int]) -> Atoms:
-    """Return an ideal slab, tags 1 (top layer) and 0 (the others, fixed), with vacuum and full periodicity."""
-    slab = FACETS[facet](metal, size=size, vacuum=8.0)
+def build_slab(combination: Combination) -> Atoms:
+    """Return an ideal slab, tags 1 (top layer) and 0 (the others, fixed), periodic with vacuum."""
+    slab = FACETS[combination.facet][0](combination.metal, size=combination.size, vacuum=8.0)
     slab.set_tags((slab.get_tags() == 1).astype(int))
     slab.set_constraint(FixAtoms(mask=slab.get_tags() == 0))
     slab.pbc = True
     return slab
 
 
-@lru_cache(maxsize=None)
-def slab_energy(metal: str, facet: str, size: tuple[int, int, int]) -> float:
-    """Return the energy of the relaxed clean slab, eV."""
-    slab = build_slab(metal, facet, size)
+@cache
+def reference_energy(combination: Combination) -> float:
+    """Return what is subtracted from EMT's energy of a system: relaxed clean slab and gas references, eV."""
+    slab = build_slab(combination)
     slab.calc = EMT()
     BFGS(slab, logfile=None).run(fmax=FMAX / 5, steps=MAX_STEPS)
-    return float(slab.get_potential_energy())
-
-
-def reference_energy(combination: Combination) -> float:
-    """Return what is subtracted from EMT's energy of a system: clean slab and gas references, eV."""
-    gas = sum(REFERENCES[symbol] for symbol in combination.adsorbate)
-    return slab_energy(combination.metal, combination.facet, combination.size) + gas
+    return float(slab.get_potential_energy()) + sum(REFERENCES[symbol] for symbol in combination.adsorbate)
 
 
 def build_initial(combination: Combination, rng: np.random.Generator) -> Atoms:
     """Return a rattled slab with the adsorbate near a random site, tilted and off its place."""
-    slab = build_slab(combination.metal, combination.facet, combination.size)
-    bond = ADSORBATES[combination.adsorbate]
-    heights = [0.0] if bond is None else [0.0, bond * rng.uniform(0.95, 1.05)]
-    adsorbate = Atoms(combination.adsorbate, positions=[(0.0, 0.0, height) for height in heights])
+    slab, name = build_slab(combination), combination.adsorbate
+    heights = np.arange(len(name)) * BONDS.get(name, 0.0) * rng.uniform(0.95, 1.05)
+    adsorbate = Atoms(name, positions=[(0, 0, height) for height in heights], tags=[2] * len(name))
     adsorbate.rotate(rng.uniform(0, 40), "x")
     adsorbate.rotate(rng.uniform(0, 360), "z")
-    site = str(rng.choice(SITES[combination.facet]))
+    site = str(rng.choice(FACETS[combination.facet][1]))
     add_adsorbate(slab, adsorbate, rng.uniform(1.3, 1.8), position=site, offset=rng.integers(0, 2, 2))
-    slab.positions[-len(adsorbate) :, :2] += rng.normal(scale=0.15, size=2)
-    tags = slab.get_tags()
-    tags[-len(adsorbate) :] = 2
-    slab.set_tags(tags)
+    slab.positions[slab.get_tags() == 2, :2] += rng.normal(scale=0.15, size=2)
     return rattled(slab, 0.06, rng)
 
 
 def rattled(atoms: Atoms, scale: float, rng: np.random.Generator) -> Atoms:
-    """Return a copy with normal displacements of ``scale`` Å on the free atoms."""
+    """Return a copy with normal displacements of ``scale`` Å on the free atoms, and EMT as calculator."""
     copy = atoms.copy()
-    copy.positions[copy.get_tags() > 0] += rng.normal(scale=scale, size=(int((copy.get_tags() > 0).sum()), 3))
+    copy.calc = EMT()
+    copy.positions += rng.normal(scale=scale, size=(len(copy), 3)) * (copy.get_tags() > 0)[:, None]
     return copy
 
 
 def evaluate(atoms: Atoms, reference: float, fid: int) -> Frame:
-    """Return the frame of a structure with a calculator; forces are not zeroed on fixed atoms."""
+    """Return the frame of a structure; its forces are not zeroed on fixed atoms."""
     energy = float(atoms.get_potential_energy()) - reference
     return Frame(fid, atoms.get_positions(), energy, atoms.get_forces(apply_constraint=False))
 
 
 def relax(atoms: Atoms, reference: float) -> list[Frame] | None:
     """Relax a structure in place; return the frame of each step, or None without convergence."""
-    atoms.calc = EMT()
-    optimizer = BFGS(atoms, logfile=None)
-    frames = [
-        evaluate(atoms, reference, step)
-        for step, _ in enumerate(optimizer.irun(fmax=FMAX, steps=MAX_STEPS))
-    ]
-    return frames if optimizer.converged() else None
-
-
-def spread(frames: list[Frame]) -> list[Frame]:
-    """Return up to MAX_FRAMES frames, first and last included, denser at the start where forces change."""
-    places = np.linspace(0, 1, MAX_FRAMES) ** 1.5 * (len(frames) - 1)
-    return [frames[index] for index in np.unique(places.round().astype(int))]
-
-
-def sensible(frame: Frame) -> bool:
-    """Tell whether energy and forces have a size that occurs in relaxations."""
-    return bool(abs(frame.energy) <= MAX_ENERGY and np.abs(frame.forces).max() <= MAX_FORCE)
+    search = BFGS(atoms, logfile=None)
+    frames = [evaluate(atoms, reference, step) for step, _ in enumerate(search.irun(FMAX, MAX_STEPS))]
+    return frames if search.converged() else None
 
 
 def intact(atoms: Atoms, reach: float) -> bool:
-    """Tell whether no two atoms overlap and the adsorbate's atoms, dissociated or not, are on the surface.
-
-    Args:
-        reach: the longest bond to the slab, or to the other adsorbate atom, in sums of covalent radii.
-    """
+    """Tell whether no atoms overlap and the adsorbate is bound: bonds are below ``reach`` sums of radii."""
     tags, radii = atoms.get_tags(), covalent_radii[atoms.numbers]
     ratio = atoms.get_all_distances(mic=True) / (radii[:, None] + radii[None, :])
     np.fill_diagonal(ratio, np.inf)
     adsorbate = tags == 2
-    bound = ratio[adsorbate].min(axis=1) < reach
+    bound = ratio[adsorbate].min(axis=1) < reach  # a dissociated adsorbate is fine
     touching = ratio[np.ix_(adsorbate, ~adsorbate)].min() < reach
     above = atoms.positions[adsorbate, 2].min() > atoms.positions[tags == 1, 2].mean() - 0.5
     return bool(bound.all() and touching and above and ratio.min() > 0.7)
@@ -209,19 +166,18 @@ def intact(atoms: Atoms, reach: float) -> bool:
 def attempt_system(combination: Combination, rng: np.random.Generator) -> System | None:
     """Build, relax and rattle one system; None if the relaxation went wrong."""
     atoms = build_initial(combination, rng)
-    reference = reference_energy(combination)
-    start = atoms.copy()
+    start, reference = atoms.copy(), reference_energy(combination)
     trajectory = relax(atoms, reference) if intact(atoms, 1.9) else None
-    if trajectory is None or not intact(atoms, 1.4):
+    if trajectory is None or not intact(atoms, 1.6):
         return None
-    frames = spread(trajectory)
-    for number in range(RATTLED_FRAMES):
-        copy = rattled(atoms, rng.uniform(0.03, 0.12), rng)
-        copy.calc = EMT()
-        frames.append(evaluate(copy, reference, RATTLED_FID + number))
-    if not all(map(sensible, frames)):
+    copies = [rattled(atoms, rng.uniform(0.03, 0.12), rng) for _ in range(RATTLED_FRAMES)]
+    spread = np.linspace(0, 1, MAX_FRAMES) ** 1.5  # denser at the start, where forces change
+    steps = np.unique((spread * (len(trajectory) - 1)).round().astype(int))
+    frames = [trajectory[step] for step in steps]
+    frames += [evaluate(copy, reference, RATTLED_FID + number) for number, copy in enumerate(copies)]
+    if any(abs(frame.energy) > MAX_ENERGY or np.abs(frame.forces).max() > MAX_FORCE for frame in frames):
         return None
-    return System(start, frames, trajectory[0], trajectory[-1])
+    return System(start, frames, trajectory[-1])
 
 
 def make_system(combination: Combination, seed: int, sid: int) -> System:
@@ -238,14 +194,57 @@ def s2ef_samples(system: System, sid: int) -> Iterator[Data]:
     for frame in system.frames:
         atoms = system.atoms.copy()
         atoms.positions = frame.positions  # not set_positions, which would obey the constraints
-        forces = torch.tensor(frame.forces, dtype=torch.float32)
+        forces = torch.tensor(frame.forces).float()
         yield to_graph(atoms, energy=frame.energy, forces=forces, sid=sid, fid=frame.fid)
 
 
 def is2re_sample(system: System, sid: int) -> Data:
     """Return the initial structure with the energy (eV) and positions (n, 3) Å of the relaxed one."""
-    energy = system.relaxed.energy
-    data = to_graph(system.atoms, sid=sid, y_init=system.initial.energy, y_relaxed=energy, energy_relaxed=energy)
-    moved = torch.tensor(system.relaxed.positions - system.initial.positions, dtype=torch.float32)
-    data.pos_relaxed = data.pos + moved  # in the periodic image to which pos was wrapped
+    initial, relaxed = system.frames[0], system.relaxed
+    data = to_graph(system.atoms, sid=sid, y_init=initial.energy, y_relaxed=relaxed.energy)
+    data.energy_relaxed = relaxed.energy  # the name that fairchem's relaxations read
+    # In the periodic images to which pos was wrapped.
+    data.pos_relaxed = data.pos + torch.tensor(relaxed.positions - initial.positions).float()
     return data
+
+
+def make_sample(
+    target: Path, *, systems: int = 120, seed: int = 0, overwrite: bool = False, progress: bool = True
+) -> dict[str, int]:
+    """Write ``s2ef/{train,val,test}`` and ``is2re/{train,val,test}``; return the number of samples of each.
+
+    Args:
+        target: the folder to make; nothing is left there if this is interrupted.
+        systems: number of relaxed systems; an S2EF system has about 14 frames.
+        seed: the same seed gives the same structures; a system's ``sid`` is its number.
+        overwrite: replace an existing folder.
+        progress: show a bar on standard error.
+
+    Raises:
+        InputError: for too few systems, a negative seed, or a target that exists.
+    """
+    if systems < MIN_SYSTEMS or seed < 0:
+        raise InputError(f"got systems {systems}, seed {seed}; expected at least {MIN_SYSTEMS} and 0")
+    chosen, splits = combinations(systems, seed), split_systems(systems, seed)
+    with new_folder(target, overwrite=overwrite) as work, ExitStack() as stack:
+        writers = {name: stack.enter_context(LmdbWriter(work / name)) for name in FOLDERS}
+        for sid in tqdm(range(systems), desc="relaxing", unit="system", disable=not progress):
+            system = make_system(chosen[sid], seed, sid)
+            for sample in s2ef_samples(system, sid):
+                writers[f"s2ef/{splits[sid]}"].add(sample)
+            writers[f"is2re/{splits[sid]}"].add(is2re_sample(system, sid))
+    return {name: len(writer.natoms) for name, writer in writers.items()}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("target", type=Path, metavar="TARGET", help="folder to make")
+    parser.add_argument("--systems", type=int, default=120, help="relaxed systems (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="other structures (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the data set and print where it is and how many samples each folder has."""
+    counts = make_sample(args.target, systems=args.systems, seed=args.seed, overwrite=args.overwrite)
+    print(f"wrote {args.target}", *(f"  {name:<12} {n:>6} samples" for name, n in counts.items()), sep="\n")

@@ -25,7 +25,9 @@ def parse_rules(texts: Sequence[str], *, by: str, seed: int) -> dict[str, Rule]:
     for text in texts:
         name, _, rule = text.partition("=")
         if not name.isidentifier() or name == TRAIN or name in rules:
-            raise InputError(f"--split {text!r}: {name!r} is not a new name; {TRAIN!r} is what other splits leave")
+            raise InputError(
+                f"--split {text!r}: {name!r} is not a new name; {TRAIN!r} is what other splits leave"
+            )
         rules[name] = _parse_rule(text, rule, by, seed)
     return rules
 

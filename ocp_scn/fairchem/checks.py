@@ -14,8 +14,8 @@ from typing import Any
 
 import lmdb
 import torch
-
 from fairchem.core.common.registry import registry
+
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.registration import NAMES
 from ocp_scn.fairchem.v1 import SphericalChannelNetwork, check_model
@@ -69,10 +69,13 @@ def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -
         raise InputError(f"{name}.src={settings['src']!r} cannot be read: {error}") from error
     if not size:
         raise InputError(f"{name}.src={settings['src']!r} has no sample")
-    missing = [target for target in [*targets, "pos", "cell", "natoms", "atomic_numbers"] if target not in sample]
+    missing = [
+        target for target in [*targets, "pos", "cell", "natoms", "atomic_numbers"] if target not in sample
+    ]
     if missing:
         raise InputError(
-            f"{name}.src={settings['src']!r}: sample 0 has no {missing[0]!r}; it has {', '.join(sorted(sample.keys()))}"
+            f"{name}.src={settings['src']!r}: sample 0 has no {missing[0]!r}; "
+            f"it has {', '.join(sorted(sample.keys()))}"
         )
     return size
 
@@ -83,10 +86,10 @@ def without_unneeded_data(config: Mapping[str, Any]) -> dict[str, Any]:
     fairchem opens every configured data set in every mode, so a user who validates or predicts
     would need the training data too. Those stay where normalisation is fitted to them.
     """
-    config = copy.deepcopy(dict(config))
-    dataset, needed = config.get("dataset"), _NEEDED_SPLIT.get(config["mode"])
-    if config["mode"] == "train" or not isinstance(dataset, dict):
-        return config
+    kept = copy.deepcopy(dict(config))
+    dataset, needed = kept.get("dataset"), _NEEDED_SPLIT.get(kept["mode"])
+    if kept["mode"] == "train" or not isinstance(dataset, dict):
+        return kept
     transforms = (dataset.get("train") or {}).get("transforms") or {}
     fitted = any("fit" in (transforms.get(key) or {}) for key in ("normalizer", "element_references"))
     for name in ("train", "val", "test"):
@@ -94,7 +97,7 @@ def without_unneeded_data(config: Mapping[str, Any]) -> dict[str, Any]:
             dataset[name].pop("src", None)
     if needed != "relax":
         dataset.pop("relax", None)
-    return config
+    return kept
 
 
 def _check_schedule(config: Mapping[str, Any], size: int | None) -> None:
@@ -109,7 +112,8 @@ def _check_schedule(config: Mapping[str, Any], size: int | None) -> None:
     steps = math.ceil(size / (optim.get("batch_size", 1) * config.get("world_size", 1))) * optim["max_epochs"]
     if steps < eval_every:
         raise InputError(
-            f"the training ends after {steps} steps, before optim.eval_every={eval_every}: nothing would be saved"
+            f"the training ends after {steps} steps, before optim.eval_every={eval_every}: "
+            "nothing would be saved"
         )
 
 
@@ -148,7 +152,9 @@ def check_weights(path: str, found: Mapping[str, torch.Tensor], expected: Mappin
     """Check that a checkpoint's weights are those of a model with the configured settings."""
     found = {name.removeprefix("module.").removeprefix("module."): value for name, value in found.items()}
     if "sphere_embedding.weight" not in found:
-        raise InputError(f"--checkpoint {path} is of another model: its first weight is {next(iter(found), None)!r}")
+        raise InputError(
+            f"--checkpoint {path} is of another model: its first weight is {next(iter(found), None)!r}"
+        )
     for name, value in expected.items():
         if name not in found:
             raise InputError(f"--checkpoint {path} does not fit the model's settings: it has no {name}")

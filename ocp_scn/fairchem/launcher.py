@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from submitit.helpers import DelayedSubmission
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
-
 from fairchem.core import _cli
 from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config
+from submitit.helpers import DelayedSubmission
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.checks import check_run, without_unneeded_data
 
@@ -71,7 +71,9 @@ def _new_run_name(args: Any) -> str:
     """
     name = "-".join([time.strftime("%Y-%m-%d-%H-%M-%S"), *filter(None, [args.identifier])])
     taken = {path.name for path in Path(args.run_dir).glob("checkpoints/*")}
-    return next(n for n in itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2))) if n not in taken)
+    return next(
+        n for n in itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2))) if n not in taken
+    )
 
 
 def _load_config(args: Any, overrides: list[str]) -> dict[str, Any]:

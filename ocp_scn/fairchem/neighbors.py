@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from fairchem.core.common.utils import radius_graph_pbc
 from torch import Tensor
 
-from fairchem.core.common.utils import radius_graph_pbc
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 
@@ -48,7 +48,9 @@ def check_batch(data: Any, config: SCNConfig) -> None:
     finite = torch.isfinite(data.pos).all(dim=1)
     if not finite.all():
         atom = int((~finite).nonzero()[0])
-        raise InputError(f"position {data.pos[atom].tolist()} in {_system_name(data, atom)}; expected finite numbers")
+        raise InputError(
+            f"position {data.pos[atom].tolist()} in {_system_name(data, atom)}; expected finite numbers"
+        )
     if not torch.isfinite(data.cell).all():
         raise InputError("a cell has entries that are not finite numbers")
     pair = _coinciding_atoms(data, config.use_pbc)

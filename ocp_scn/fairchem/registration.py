@@ -6,9 +6,13 @@ import importlib
 from typing import Any
 
 from fairchem.core.common.registry import registry
+
+from ocp_scn.fairchem.trainer import SCNTrainer
 from ocp_scn.fairchem.v1 import SphericalChannelNetwork
 
 NAMES = ("ocp_scn", "scn")
+# fairchem's names for the one trainer that its configurations of every year mean.
+TRAINERS = ("ocp", "energy", "forces")
 
 
 class _NamesWithOurs(dict[str, Any]):
@@ -20,7 +24,7 @@ class _NamesWithOurs(dict[str, Any]):
 
 
 def register() -> None:
-    """Register the model as ``ocp_scn`` and ``scn``, and the parts of fairchem that runs need.
+    """Register the model as ``ocp_scn`` and ``scn``, the trainer, and what else runs need of fairchem.
 
     fairchem's own set-up imports every built-in model, and with them torch-sparse and parts of
     scipy that no longer exist. Only loggers, trainers, data sets and tasks are imported here;
@@ -32,4 +36,6 @@ def register() -> None:
         registry.mapping["model_name_mapping"] = _NamesWithOurs(models)
     for module in ("common.logger", "datasets", "trainers", "tasks"):
         importlib.import_module(f"fairchem.core.{module}")
+    for name in TRAINERS:
+        registry.register_trainer(name)(SCNTrainer)
     registry.register("imports_setup", True)

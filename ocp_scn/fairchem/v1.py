@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 import torch
+from fairchem.core.models.base import GraphModelMixin
 from torch import Tensor
 
-from fairchem.core.models.base import GraphModelMixin
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.neighbors import check_batch, find_edges
@@ -37,7 +37,7 @@ class SphericalChannelNetwork(SCN, GraphModelMixin):
         self.otf_graph = self.config.otf_graph
         self.cutoff = self.config.cutoff
 
-    def forward(self, data: Any) -> dict[str, Tensor]:
+    def forward(self, data: Any) -> dict[str, Tensor]:  # type: ignore[override]  # batches, not tensors
         """Predict the energies and forces of a batch.
 
         Args:

@@ -27,7 +27,9 @@ class MessageBlock(TableModule):
         num_features: F, width of the edge features.
     """
 
-    def __init__(self, *, lmax: int, mmax: int, num_taps: int, channels: int, hidden: int, num_features: int) -> None:
+    def __init__(
+        self, *, lmax: int, mmax: int, num_taps: int, channels: int, hidden: int, num_features: int
+    ) -> None:
         super().__init__()
         self.num_taps = num_taps
         orders = kept_orders(lmax, mmax)
@@ -47,7 +49,9 @@ class MessageBlock(TableModule):
                 [orders.index(pair) for pair in orders if pair[1] == m] for m in range(-mmax, mmax + 1)
             ]
 
-    def forward(self, x: Tensor, features: Tensor, source: Tensor, target: Tensor, rows: list[Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, features: Tensor, source: Tensor, target: Tensor, rows: list[Tensor]
+    ) -> Tensor:
         """Compute messages.
 
         Args:

@@ -77,10 +77,7 @@ def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
     turned = points @ frames.mT  # (E, P, 3)
     values = spherical_harmonics(turned, lmax, mmax).mT  # (E, S, P)
     sizes = [2 * min(degree, mmax) + 1 for degree in range(lmax + 1)]
-    return [
-        block @ inverse
-        for block, inverse in zip(values.split(sizes, dim=1), inverses, strict=True)
-    ]
+    return [block @ inverse for block, inverse in zip(values.split(sizes, dim=1), inverses, strict=True)]
 
 
 def rotate_rows(rows: list[Tensor], coefficients: Tensor) -> Tensor:
@@ -131,9 +128,7 @@ def _generic_rotation(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _fit_points(
-    lmax: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _fit_points(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return fit points (P, 3) and, for each degree, pinv(Y_l(P))^T as (P, 2 l + 1)."""
     # 40 points give condition numbers up to 4.1 for l <= 10; 20 points the same for l <= 6.
     with torch.inference_mode(False):

@@ -94,8 +94,9 @@ def test_gradient():
     assert torch.autograd.gradcheck(lambda p: spherical_harmonics(p, 5), v)
 
 
-def test_float32_accuracy():
-    """Values in float32 are within 3e-6 of those in float64 on the unit sphere."""
+@pytest.mark.parametrize(("lmax", "bound"), [(6, 2e-6), (10, 5e-6)])
+def test_float32_accuracy(lmax, bound):
+    """Values in float32 differ from those in float64 by rounding only, on the unit sphere."""
     v = torch.nn.functional.normalize(vectors(1000), dim=-1).float()
-    error = spherical_harmonics(v, 10).double() - spherical_harmonics(v.double(), 10)
-    assert error.abs().max() <= 3e-6
+    error = spherical_harmonics(v, lmax).double() - spherical_harmonics(v.double(), lmax)
+    assert error.abs().max() <= bound

@@ -1,0 +1,184 @@
+"""The modes of ``main.py``: train, resume, validate, predict; one process and two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.commands.conftest import Command
+
+pytestmark = pytest.mark.slow
+
+
+def losses(run: Path, name: str) -> dict[int, float]:
+    """Return the training loss of every step of a run."""
+    events = EventAccumulator(str(run / "logs" / "tensorboard" / name), size_guidance={"scalars": 0}).Reload()
+    return {scalar.step: scalar.value for scalar in events.Scalars("train/loss")}
+
+
+def test_training_saves_averages_and_logs(trained: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints/train/checkpoint.pt", weights_only=False)
+    assert checkpoint["ema"]["decay"] == 0.99
+    assert checkpoint["config"]["model"]["name"] == "ocp_scn"
+    curve = losses(trained, "train")
+    assert checkpoint["step"] == max(curve) == len(curve)
+    events = EventAccumulator(str(trained / "logs/tensorboard/train")).Reload()
+    assert "train/grad_norm" in events.Tags()["scalars"]  # clipping is on
+    assert "val/forces_mae" in events.Tags()["scalars"]
+
+
+def test_resumed_training_has_the_loss_curve_of_an_uninterrupted_one(
+    trained: Path, command: Command, config: Path, tmp_path: Path
+) -> None:
+    common = [
+        "main.py",
+        "--mode",
+        "train",
+        "--config-yml",
+        config,
+        "--cpu",
+        "--run-dir",
+        tmp_path,
+        "--timestamp-id",
+        "train",
+        "--print-every",
+        1,
+    ]
+    command(*common, "--optim.max_epochs=1")
+    first = losses(tmp_path, "train")
+    command(*common, "--checkpoint", tmp_path / "checkpoints/train/checkpoint.pt")
+    whole, resumed = losses(trained, "train"), losses(tmp_path, "train")
+    assert 0 < len(first) < len(whole)
+    assert resumed == whole
+    weights = [
+        torch.load(run / "checkpoints/train/checkpoint.pt", weights_only=False)["state_dict"]
+        for run in (trained, tmp_path)
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_two_evaluations_give_identical_bits(trained: Path, command: Command, config: Path) -> None:
+    checkpoint = trained / "checkpoints/train/best_checkpoint.pt"
+    common = ["main.py", "--config-yml", config, "--cpu", "--run-dir", trained, "--checkpoint", checkpoint]
+    files, reports = [], []
+    for name in ("one", "two"):
+        command(*common, "--mode", "predict", "--timestamp-id", name)
+        files.append(np.load(trained / "results" / name / "ocp_predictions.npz"))
+        output = command(*common, "--mode", "validate", "--timestamp-id", f"validate-{name}").stdout
+        reports.append([line.split("INFO): ")[1] for line in output.splitlines() if "energy_mae: " in line])
+    assert set(files[0]) == {"energy", "forces", "ids", "chunk_idx"}
+    assert files[0]["energy"].dtype == np.float32
+    for key in files[0]:
+        assert np.array_equal(files[0][key], files[1][key])
+    assert len(reports[0]) == 1
+    assert reports[0] == reports[1]
+
+
+def test_evaluation_needs_no_training_data(trained: Path, command: Command, config: Path) -> None:
+    command(
+        "main.py",
+        "--mode",
+        "predict",
+        "--config-yml",
+        config,
+        "--cpu",
+        "--run-dir",
+        trained,
+        "--checkpoint",
+        trained / "checkpoints/train/best_checkpoint.pt",
+        "--timestamp-id",
+        "no-train",
+        "--dataset.train.src=elsewhere",
+    )
+    assert (trained / "results/no-train/ocp_predictions.npz").is_file()
+
+
+def test_two_ranks_train(command: Command, config: Path, tmp_path: Path) -> None:
+    command(
+        "main.py",
+        "--mode",
+        "train",
+        "--config-yml",
+        config,
+        "--cpu",
+        "--num-gpus",
+        2,
+        "--run-dir",
+        tmp_path,
+        "--timestamp-id",
+        "ranks",
+        "--optim.max_epochs=1",
+        "--optim.batch_size=8",
+    )
+    checkpoint = torch.load(tmp_path / "checkpoints/ranks/checkpoint.pt", weights_only=False)
+    assert all(name.startswith("module.") for name in checkpoint["state_dict"])
+    assert checkpoint["step"] > 0
+
+
+def test_offline_wandb_logger(command: Command, config: Path, tmp_path: Path) -> None:
+    command(
+        "main.py",
+        "--mode",
+        "train",
+        "--config-yml",
+        config,
+        "--cpu",
+        "--run-dir",
+        tmp_path,
+        "--timestamp-id",
+        "wandb",
+        "--optim.max_epochs=1",
+        "--logger=wandb",
+        WANDB_MODE="offline",
+        WANDB_SILENT="true",
+    )
+    assert list((tmp_path / "logs/wandb/wandb").rglob("*.wandb"))
+
+
+def test_two_runs_at_once_get_folders_of_their_own(command: Command, config: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        command(
+            "main.py",
+            "--mode",
+            "train",
+            "--config-yml",
+            config,
+            "--cpu",
+            "--run-dir",
+            tmp_path,
+            "--identifier",
+            "same",
+            "--optim.max_epochs=1",
+            "--dataset.train.first_n=16",
+        )
+    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert len(names) == 2
+    assert all("same" in name for name in names)
+
+
+def test_report_compares_with_the_trivial_predictors(
+    trained: Path, command: Command, config: Path, sample: Path
+) -> None:
+    command(
+        "main.py",
+        "--mode",
+        "predict",
+        "--config-yml",
+        config,
+        "--cpu",
+        "--run-dir",
+        trained,
+        "--checkpoint",
+        trained / "checkpoints/train/best_checkpoint.pt",
+        "--timestamp-id",
+        "report",
+        f"--dataset.test.src={sample / 's2ef/val'}",
+    )
+    output = command("-m", "ocp_scn.report", trained).stdout
+    assert "| val | trivial |" in output
+    for name in ("loss.png", "parity_val.png", "metrics.json"):
+        assert (trained / "report" / name).stat().st_size > 0

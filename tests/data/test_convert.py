@@ -1,0 +1,251 @@
+"""Conversion of calculations into LMDB data sets, run as a command on small files."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+
+import ase.db
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import fcc111
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
+from ase.io import write
+from fairchem.core.datasets import LmdbDataset
+
+from ocp_scn.data import convert
+from ocp_scn.data.__main__ import main
+from ocp_scn.data.references import LinearReferences, ReferenceFit
+
+
+def frames(systems: int = 4, each: int = 5) -> list[Atoms]:
+    """Return calculated copper slabs with a varying number of gold atoms, some atoms fixed."""
+    rng = np.random.default_rng(0)
+    found = []
+    for system in range(systems):
+        for fid in range(each):
+            atoms = fcc111("Cu", (2, 2, 2), vacuum=6.0, periodic=True)
+            atoms.numbers[: system + 1] = 79
+            atoms.set_constraint(FixAtoms(mask=atoms.get_tags() == 2))
+            atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+            atoms.calc = EMT()
+            energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
+            atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+            atoms.info = {"sid": f"sys{system}", "fid": fid}
+            found.append(atoms)
+    return found
+
+
+def read(folder: Path) -> list:
+    data = LmdbDataset({"src": str(folder)})
+    assert np.load(folder / "metadata.npz")["natoms"].tolist() == [d.natoms for d in data]
+    return list(data)
+
+
+def check_same(samples: list, originals: list[Atoms]) -> None:
+    assert len(samples) == len(originals)
+    for sample, atoms in zip(samples, originals, strict=True):
+        assert sample.atomic_numbers.tolist() == atoms.numbers.tolist()
+        assert sample.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+        assert np.allclose(sample.forces, atoms.get_forces(apply_constraint=False), atol=1e-6)
+        assert sample.fixed.nonzero()[:, 0].tolist() == atoms.constraints[0].index.tolist()
+        assert sample.tags.tolist() == atoms.get_tags().tolist()
+
+
+@pytest.mark.parametrize("name", ["frames.extxyz", "frames.extxyz.xz", "frames.traj", "frames.db"])
+def test_every_format_keeps_energies_forces_tags_and_fixed_atoms(tmp_path: Path, name: str) -> None:
+    originals = frames()
+    source = tmp_path / name
+    if name.endswith(".db"):
+        with ase.db.connect(source) as database:
+            for atoms in originals:
+                database.write(atoms, **atoms.info)
+    elif name.endswith(".traj"):
+        write(source, originals)
+    else:
+        text = tmp_path / "plain.xyz"
+        for atoms in originals:  # the format has no constraints; a column says the same
+            atoms.set_array("fixed", atoms.get_tags() == 2)
+        write(text, originals, format="extxyz")
+        opener = lzma.open if name.endswith(".xz") else open
+        with opener(source, "wt") as packed:
+            packed.write(text.read_text())
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    samples = read(tmp_path / "out/train")
+    check_same(samples, originals)
+    if not name.endswith(".traj"):
+        assert [(s.sid, s.fid) for s in samples] == [(a.info["sid"], a.info["fid"]) for a in originals]
+
+
+def test_oc20_pairs_subtract_the_reference_column(tmp_path: Path) -> None:
+    originals = frames(systems=2, each=2)
+    write(tmp_path / "raw.xyz", originals, format="extxyz")
+    (tmp_path / "pairs").mkdir()
+    with lzma.open(tmp_path / "pairs/0.extxyz.xz", "wt") as packed:
+        packed.write((tmp_path / "raw.xyz").read_text())
+    lines = [f"random{i // 2},frame{7 * (i % 2)},{10.0 + i}" for i in range(4)]
+    (tmp_path / "pairs/0.txt").write_text("\n".join(lines) + "\n")
+    assert main(["convert", str(tmp_path / "pairs"), str(tmp_path / "out")]) == 0
+    samples = read(tmp_path / "out/train")
+    assert [(s.sid, s.fid) for s in samples] == [
+        ("random0", 0),
+        ("random0", 7),
+        ("random1", 0),
+        ("random1", 7),
+    ]
+    expected = [atoms.get_potential_energy() - 10.0 - i for i, atoms in enumerate(originals)]
+    assert np.allclose([s.energy for s in samples], expected)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "frames.traj"
+    write(path, frames())
+    return path
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    """A file that keeps the names of systems and frames."""
+    path = tmp_path / "named.extxyz"
+    write(path, frames(systems=12), format="extxyz")
+    return path
+
+
+def test_splits(named: Path, tmp_path: Path) -> None:
+    rules = ["--split", "held=sids:sys1,sys3", "--split", "val=every:5:2", "--split", "test=0.3"]
+    assert main(["convert", str(named), str(tmp_path / "out"), *rules]) == 0
+    found = {name: read(tmp_path / "out" / name) for name in ("train", "held", "val", "test")}
+    assert sum(map(len, found.values())) == 60
+    assert {s.sid for s in found["held"]} == {"sys1", "sys3"}
+    assert {s.fid for s in found["val"]} == {2}
+    assert not {s.sid for s in found["train"]} & {s.sid for s in found["test"]}
+    assert (
+        main(["convert", str(named), str(tmp_path / "frames"), "--split", "test=0.3", "--split-by", "frame"])
+        == 0
+    )
+    by_frame = {name: {s.sid for s in read(tmp_path / "frames" / name)} for name in ("train", "test")}
+    assert by_frame["train"] & by_frame["test"]
+
+
+def test_fitted_references_remove_what_composition_explains(named: Path, tmp_path: Path) -> None:
+    plain, fitted = tmp_path / "plain", tmp_path / "fitted"
+    assert main(["convert", str(named), str(plain)]) == 0
+    assert main(["convert", str(named), str(fitted), "--references", "fit"]) == 0
+    spread = [np.std([s.energy for s in read(folder / "train")]) for folder in (plain, fitted)]
+    assert spread[1] < 0.5 * spread[0]
+    again = tmp_path / "again"
+    assert main(["convert", str(named), str(again), "--references", str(fitted / "references.npz")]) == 0
+    energies = [[s.energy for s in read(folder / "train")] for folder in (fitted, again)]
+    assert np.allclose(*energies)
+    summary = json.loads((fitted / "conversion.json").read_text())
+    assert summary["normalizer"]["energy"]["stdev"] == pytest.approx(spread[1])
+
+
+def test_reference_fit_recovers_linear_energies() -> None:
+    rng = np.random.default_rng(0)
+    coeff = rng.normal(size=5)
+    fit = ReferenceFit()
+    for _ in range(50):
+        numbers = rng.integers(1, 5, size=6)
+        fit.add(numbers, coeff[numbers].sum())
+    found = fit.solve()
+    assert np.allclose(found.coeff[1:5], coeff[1:])
+    assert np.isnan(found.coeff[5:]).all()
+    assert np.isnan(LinearReferences(np.array([0.0, 2e4])).energy(np.array([1])))
+
+
+def broken(fault: str) -> list[Atoms]:
+    """Return frames the third of which has the fault."""
+    atoms = frames(systems=1)
+    bad = atoms[2]
+    results = dict(bad.calc.results)
+    if fault == "no forces":
+        del results["forces"]
+    elif fault == "not finite: energy":
+        results["energy"] = np.nan
+    elif fault == "not finite: forces":
+        results["forces"] = np.full_like(results["forces"], np.nan)
+    elif fault == "atoms overlap":
+        bad.positions[1] = bad.positions[0] + bad.cell[0] + 0.1
+    elif fault == "element 92 is beyond 89":
+        bad.numbers[0] = 92
+    bad.calc = SinglePointCalculator(bad, **results)
+    return atoms
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["no forces", "not finite: energy", "not finite: forces", "atoms overlap", "element 92 is beyond 89"],
+)
+def test_bad_frames_are_refused_or_skipped_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    write(tmp_path / "bad.traj", broken(fault))
+    assert main(["convert", str(tmp_path / "bad.traj"), str(tmp_path / "out")]) == 2
+    assert f"bad.traj#2 (system sys0, frame 2): {fault}" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*out*"))
+    command = ["convert", str(tmp_path / "bad.traj"), str(tmp_path / "out"), "--bad-frames", "skip"]
+    assert main(command) == 0
+    assert f"bad: 1 frames, {fault}" in capsys.readouterr().out
+    assert len(read(tmp_path / "out/train")) == 4
+
+
+def test_interruption_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = iter(range(3))
+
+    def fail_at_third(*args: object) -> None:
+        if next(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "_write", fail_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        main(["convert", str(source), str(tmp_path / "out")])
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_an_existing_target_is_kept_unless_told(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("kept")
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert (tmp_path / "out/mine.txt").read_text() == "kept"
+    assert main(["convert", str(source), str(tmp_path / "out"), "--overwrite"]) == 0
+    assert not (tmp_path / "out/mine.txt").exists()
+
+
+def test_a_source_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "nowhere", str(tmp_path / "out")]) == 2
+    assert "source 'nowhere' does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--split", "val=2", "--split 'val=2'; expected"),
+        ("--split", "train=0.1", "'train' is not a new name"),
+        ("--split", "val=sids:none", "split 'val' got no frame"),
+        ("--references", "nowhere.npz", "'nowhere.npz' is not an npz file"),
+    ],
+)
+def test_bad_options(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, expected: str
+) -> None:
+    assert main(["convert", str(source), str(tmp_path / "out"), option, value]) == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_large_structures_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = tmp_path / "mixed.traj"
+    write(large, [*frames(systems=1), frames(1, 1)[0].repeat((2, 1, 1))])
+    assert main(["convert", str(large), str(tmp_path / "out"), "--max-atoms", "8"]) == 0
+    assert "left out: 1 frames of more than 8 atoms" in capsys.readouterr().out
