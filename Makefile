@@ -21,7 +21,7 @@ test: env ## run all tests; PYTEST_ARGS="-m 'not slow'" leaves out those that ta
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: env ## check style, types and which module imports which
-	$(PY) -m ruff check .
+	$(PY) -m ruff check --output-format concise .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	"$(VENV)/bin/lint-imports"

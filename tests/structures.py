@@ -18,7 +18,7 @@ def bulk(num_atoms: int, seed: int, *, edge: float = 6.5) -> Data:
 def slab(num_atoms: int, seed: int) -> Data:
     """Return a layer of atoms, 3 Å thick and periodic, under 15 Å of vacuum along the third edge."""
     generator = _generator(seed)
-    cell = torch.tensor([[6.0, 0.0, 0.0], [1.5, 5.5, 0.0], [0.0, 0.0, 18.0]], dtype=torch.float64)
+    cell = torch.tensor([[5.8, 0.0, 0.0], [1.5, 5.5, 0.0], [0.0, 0.0, 18.0]], dtype=torch.float64)
     fractional = _apart(num_atoms, generator) * torch.tensor([1.0, 1.0, 1 / 6], dtype=torch.float64)
     return _structure(fractional @ cell, cell, PERIODIC, generator)
 

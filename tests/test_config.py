@@ -97,7 +97,12 @@ def test_forces_as_a_gradient_are_refused():
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
-    [("lamx", "lmax"), ("num_tap", "num_taps"), ("spherical_channels", "sphere_channels"), ("Cutoff", "cutoff")],
+    [
+        ("lamx", "lmax"),
+        ("num_tap", "num_taps"),
+        ("spherical_channels", "sphere_channels"),
+        ("Cutoff", "cutoff"),
+    ],
 )
 def test_unknown_key_names_the_nearest(key, nearest):
     """A misspelt key is an error that names the setting it may have meant."""
@@ -107,7 +112,9 @@ def test_unknown_key_names_the_nearest(key, nearest):
 
 def test_unknown_key_without_a_near_one():
     """A key like no other is an error that lists all settings."""
-    with pytest.raises(InputError, match="unknown model setting 'xyz'; known: regress_forces, .*show_timing_info"):
+    with pytest.raises(
+        InputError, match=r"unknown model setting 'xyz'; known: regress_forces, .*show_timing_info"
+    ):
         SCNConfig.from_settings({"xyz": 1})
 
 

@@ -41,13 +41,15 @@ def test_equal_lengths_keep_their_order():
 
 def test_ranks_of_many_equal_lengths():
     """Ties stay in order for more edges than a sort keeps in order by accident."""
-    assert torch.equal(distance_ranks(torch.ones(5000), torch.zeros(5000, dtype=torch.long)), torch.arange(5000))
+    assert torch.equal(
+        distance_ranks(torch.ones(5000), torch.zeros(5000, dtype=torch.long)), torch.arange(5000)
+    )
 
 
 @few_examples
 @given(edge_lists, st.integers(1, 20), st.sampled_from([1, 2]))
 def test_graph(edges, max_num_neighbors, num_resolutions):
-    """Kept are ranks below the cap; near are ranks 0..11 of two resolutions, in their order, before the far."""
+    """Kept are ranks below the cap; near, with two resolutions, are ranks 0..11; near come before far."""
     target = torch.tensor([t for _, t in edges], dtype=torch.long)
     source = torch.arange(len(edges))  # names the edge
     vec = torch.tensor([[0.0, r, 0.0] for r, _ in edges]).view(-1, 3)
@@ -92,9 +94,7 @@ def test_no_edges(num_resolutions, sizes):
     """A graph without edges has empty resolutions."""
     none = torch.zeros(0, dtype=torch.long)
     assert distance_ranks(torch.zeros(0), none).shape == (0,)
-    graph = build_graph(
-        none, none, torch.zeros(0, 3), num_resolutions=num_resolutions, max_num_neighbors=20
-    )
+    graph = build_graph(none, none, torch.zeros(0, 3), num_resolutions=num_resolutions, max_num_neighbors=20)
     assert graph.sizes == sizes
     assert graph.source.shape == graph.target.shape == (0,)
     assert graph.vec.shape == (0, 3)

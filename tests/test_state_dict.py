@@ -57,7 +57,9 @@ def equal_states(first, second):
 def test_names_and_shapes_are_those_of_the_built_in_model(settings):
     """The same keys with the same shapes, tables of the radial basis included."""
     here, there = ours(settings).state_dict(), built_in(settings).state_dict()
-    assert {name: value.shape for name, value in here.items()} == {name: value.shape for name, value in there.items()}
+    assert {name: value.shape for name, value in here.items()} == {
+        name: value.shape for name, value in there.items()
+    }
 
 
 @variants
@@ -142,7 +144,10 @@ def copied(reference):
 
 def test_two_models_in_one_module():
     """Two models side by side keep their weights apart."""
-    pair, other = nn.ModuleList([ours(SMALL), ours(SMALL, seed=3)]), nn.ModuleList([ours(SMALL, 4), ours(SMALL, 5)])
+    pair, other = (
+        nn.ModuleList([ours(SMALL), ours(SMALL, seed=3)]),
+        nn.ModuleList([ours(SMALL, 4), ours(SMALL, 5)]),
+    )
     other.load_state_dict(pair.state_dict(), strict=True)
     for first, second in zip(pair, other, strict=True):
         assert equal_states(first.state_dict(), second.state_dict())
@@ -169,7 +174,9 @@ def test_copies_save_and_load():
 def test_missing_and_unknown_weights_are_errors():
     """Strict loading refuses a state dict that lacks a weight or has one too many."""
     state = built_in(SMALL).state_dict()
-    lacking = {name: value for name, value in state.items() if name != "edge_blocks.1.message_blocks.0.fc1_edge.bias"}
+    lacking = {
+        name: value for name, value in state.items() if name != "edge_blocks.1.message_blocks.0.fc1_edge.bias"
+    }
     with pytest.raises(RuntimeError, match="Missing key"):
         ours(SMALL).load_state_dict(lacking)
     with pytest.raises(RuntimeError, match=r"Unexpected key.*edge_blocks\.0\.fc9_sphere\.weight"):

@@ -19,7 +19,11 @@ def double():
 def test_readout_is_a_network_at_each_point():
     """W3 SiLU(W2 SiLU(W1 v)) at each point of each atom; C -> C -> C' -> 1."""
     readout, values = SphereReadout(6, 4), torch.randn(3, 5, 6)
-    assert [tuple(fc.weight.shape) for fc in (readout.fc1, readout.fc2, readout.fc3)] == [(6, 6), (4, 6), (1, 4)]
+    assert [tuple(fc.weight.shape) for fc in (readout.fc1, readout.fc2, readout.fc3)] == [
+        (6, 6),
+        (4, 6),
+        (1, 4),
+    ]
     numbers = readout(values)
     assert numbers.shape == (3, 5)
     for atom in range(3):

@@ -71,7 +71,9 @@ def test_taps_are_those_of_a_loop(lmax, mmax, num_taps):
     block, inputs = block_for(lmax, mmax, num_taps), edges(lmax)
     values = message(block, inputs, lmax, mmax)
     assert values.shape == (EDGES, (lmax + 1) ** 2, CHANNELS)
-    torch.testing.assert_close(values, one_by_one(block, inputs, lmax, mmax, num_taps), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(
+        values, one_by_one(block, inputs, lmax, mmax, num_taps), rtol=1e-11, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("num_taps", TAPS)
@@ -104,7 +106,9 @@ def test_messages_turn_with_the_signals():
     lmax, mmax = 3, 1
     block, (x, features, source, target, frames) = block_for(lmax, mmax, 4), edges(lmax)
     turn = o3.rand_matrix()
-    atoms, messages = ([d.expand(count, -1, -1) for d in wigner_rows(turn[None], lmax, lmax)] for count in (ATOMS, EDGES))
+    atoms, messages = (
+        [d.expand(count, -1, -1) for d in wigner_rows(turn[None], lmax, lmax)] for count in (ATOMS, EDGES)
+    )
     before = message(block, (x, features, source, target, frames), lmax, mmax)
     after = message(block, (rotate_rows(atoms, x), features, source, target, frames @ turn.T), lmax, mmax)
     torch.testing.assert_close(after, rotate_rows(messages, before), rtol=1e-10, atol=1e-11)

@@ -69,10 +69,16 @@ def test_edge_features():
     features = EdgeFeatures(NUM_RADIAL, 5, 20)
     for parameter in features.parameters():
         nn.init.normal_(parameter)
-    radial, source, target = torch.randn(4, NUM_RADIAL), torch.tensor([1, 8, 19, 8]), torch.tensor([8, 1, 3, 8])
+    radial, source, target = (
+        torch.randn(4, NUM_RADIAL),
+        torch.tensor([1, 8, 19, 8]),
+        torch.tensor([8, 1, 3, 8]),
+    )
     silu = nn.functional.silu
     for edge, value in enumerate(features(radial, source, target)):
-        elements = features.source_embedding.weight[source[edge]] + features.target_embedding.weight[target[edge]]
+        elements = (
+            features.source_embedding.weight[source[edge]] + features.target_embedding.weight[target[edge]]
+        )
         hidden = silu(features.fc1.weight @ radial[edge] + features.fc1.bias + elements)
         torch.testing.assert_close(value, silu(features.fc2.weight @ hidden + features.fc2.bias))
 
@@ -85,7 +91,9 @@ def test_initial_element_embeddings():
         assert values.abs().max() <= 0.001
         # Sampling errors of a mean and a variance of 5760 uniform numbers, five times over.
         assert values.mean().abs() <= 5 * 0.001 / math.sqrt(3 * 5760)
-        assert (values.square().mean() / (0.001**2 / 3)).item() == pytest.approx(1, abs=5 * math.sqrt(0.8 / 5760))
+        assert (values.square().mean() / (0.001**2 / 3)).item() == pytest.approx(
+            1, abs=5 * math.sqrt(0.8 / 5760)
+        )
     assert not torch.equal(features.source_embedding.weight, features.target_embedding.weight)
 
 
@@ -105,4 +113,6 @@ def test_every_parameter_has_a_gradient(function):
     elements = torch.arange(4)
     features(basis(torch.linspace(1, 5, 4)), elements, elements.flip(0)).square().sum().backward()
     for name, parameter in [*basis.named_parameters(), *features.named_parameters()]:
-        assert (parameter.grad.flatten(1) if parameter.grad.ndim > 1 else parameter.grad).abs().sum() > 0, name
+        assert (parameter.grad.flatten(1) if parameter.grad.ndim > 1 else parameter.grad).abs().sum() > 0, (
+            name
+        )

@@ -83,7 +83,10 @@ def test_leading_axes_are_kept():
     """Points (2, 5, 3) give values (2, 5, S) of the same points in a row."""
     v = vectors(10)
     torch.testing.assert_close(
-        spherical_harmonics(v.view(2, 5, 3), 3, 1), spherical_harmonics(v, 3, 1).view(2, 5, -1), rtol=0, atol=0
+        spherical_harmonics(v.view(2, 5, 3), 3, 1),
+        spherical_harmonics(v, 3, 1).view(2, 5, -1),
+        rtol=0,
+        atol=0,
     )
 
 

@@ -44,9 +44,7 @@ def test_weights_have_mean_one(num_points):
 def test_weights_are_inverse_densities():
     """w_i is proportional to 1 / sum_j exp(-|p_i - p_j|^2 / 0.15)."""
     points = torch.nn.functional.normalize(torch.randn(30, 3, dtype=torch.float64), dim=-1)
-    inverse = [
-        1 / sum(math.exp(-((p - q) ** 2).sum().item() / 0.15) for q in points) for p in points
-    ]
+    inverse = [1 / sum(math.exp(-((p - q) ** 2).sum().item() / 0.15) for q in points) for p in points]
     expected = torch.tensor([30 * q / sum(inverse) for q in inverse], dtype=torch.float64)
     torch.testing.assert_close(density_weights(points), expected, rtol=1e-12, atol=0)
 

@@ -92,7 +92,10 @@ def test_roll_is_a_polar_rotation_after_the_frame(directions):
     vec = directions()
     roll = random_roll(vec)
     torch.testing.assert_close(
-        edge_frames(vec, roll), polar_rotation(roll) @ edge_frames(vec, torch.zeros_like(roll)), rtol=0, atol=1e-15
+        edge_frames(vec, roll),
+        polar_rotation(roll) @ edge_frames(vec, torch.zeros_like(roll)),
+        rtol=0,
+        atol=1e-15,
     )
 
 
@@ -188,7 +191,7 @@ def test_polar_rotation_mixes_orders_of_opposite_sign(lmax):
     torch.testing.assert_close(matrix, expected, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("axis", AXES[:3].tolist() + [[0.6, 0.0, 0.8], [1 / 3, 2 / 3, -2 / 3]])
+@pytest.mark.parametrize("axis", [*AXES[:3].tolist(), [0.6, 0.0, 0.8], [1 / 3, 2 / 3, -2 / 3]])
 def test_tiny_rotations_are_linear(axis):
     """D(rotation by 1e-6 about n) = 1 + 1e-6 n . X + O(1e-12), X the generators of rotations."""
     torch.set_default_dtype(torch.float64)  # e3nn's own constants follow the default
@@ -212,7 +215,7 @@ def test_rotated_signal_is_the_same_function():
 
 @pytest.mark.parametrize(("lmax", "mmax"), [(4, 0), (4, 1), (6, 2), (3, 3)])
 def test_rotating_and_back(lmax, mmax):
-    """Back and forth is the identity on kept orders; forth and back a projection, with all orders the identity."""
+    """Back, then forth, is the identity on kept orders; forth, then back, projects on them."""
     rows = wigner_rows(random_rotations(5), lmax, mmax)
     kept = torch.randn(5, num_coefficients(lmax, mmax), 3, dtype=torch.float64)
     torch.testing.assert_close(rotate_rows(rows, rotate_back(rows, kept)), kept, rtol=0, atol=1e-13)
@@ -228,7 +231,9 @@ def test_rotating_and_back(lmax, mmax):
 def test_float32_accuracy(lmax):
     """Rows in float32 are within 3e-6 of those in float64, of the same frames."""
     frames = random_rotations(2000).float()
-    for row, exact in zip(wigner_rows(frames, lmax, lmax), wigner_rows(frames.double(), lmax, lmax), strict=True):
+    for row, exact in zip(
+        wigner_rows(frames, lmax, lmax), wigner_rows(frames.double(), lmax, lmax), strict=True
+    ):
         assert (row.double() - exact).abs().max() <= 3e-6
 
 
@@ -241,7 +246,10 @@ def test_gradients_are_finite(directions):
         # One backward pass an output, edges independent of each other: the Jacobian of every edge.
         leaf = vec.clone().requires_grad_()
         output = function(edge_frames(leaf, torch.full_like(leaf[:, 0], 0.7))).flatten(1)
-        gradients = [torch.autograd.grad(output[:, i].sum(), leaf, retain_graph=True)[0] for i in range(output.shape[1])]
+        gradients = [
+            torch.autograd.grad(output[:, i].sum(), leaf, retain_graph=True)[0]
+            for i in range(output.shape[1])
+        ]
         return torch.stack(gradients).abs().max().item()
 
     assert largest(lambda frames: frames) <= 5

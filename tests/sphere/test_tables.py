@@ -35,7 +35,9 @@ def test_table_has_the_default_dtype():
     assert torch.equal(Thirds().thirds, VALUES)
 
 
-@pytest.mark.parametrize("turn", [lambda m: m.double(), lambda m: m.to(torch.float64), lambda m: m.half().double()])
+@pytest.mark.parametrize(
+    "turn", [lambda m: m.double(), lambda m: m.to(torch.float64), lambda m: m.half().double()]
+)
 def test_double_after_float32_is_exact(turn):
     """A module built in float32 and turned into float64 computes with exact tables, nested or not."""
     assert torch.equal(turn(Thirds()).thirds, VALUES)

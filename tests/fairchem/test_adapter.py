@@ -1,0 +1,407 @@
+"""The model on fairchem's batches: determinism, errors, invariances, initial weights."""
+
+import math
+import re
+from collections import defaultdict
+
+import pytest
+import torch
+from fairchem.core.models.scn.scn import SphericalChannelNetwork as BuiltIn
+from scipy.stats import ks_2samp
+from torch_geometric.data import Batch
+
+from ocp_scn import InputError, SphericalChannelNetwork
+from ocp_scn.fairchem import v1
+from ocp_scn.fairchem.neighbors import find_edges
+from ocp_scn.sphere import edge_frames
+from ocp_scn.state_dict import to_checkpoint_name
+from tests.structures import batch_of, bulk, molecule, slab
+
+SETTINGS = {
+    "lmax": 4,
+    "num_interactions": 2,
+    "sphere_channels": 6,
+    "sphere_channels_reduce": 5,
+    "hidden_channels": 12,
+    "num_basis_functions": 7,
+    "num_sphere_samples": 16,
+    "max_num_elements": 90,
+    "distance_resolution": 0.2,
+    "cutoff": 6.0,
+    "otf_graph": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def double():
+    """Compute in float64."""
+    torch.set_default_dtype(torch.float64)
+
+
+def model_with(**changes):
+    """Return a model in evaluation mode whose forces are of the order of their summands."""
+    torch.manual_seed(1)
+    model = SphericalChannelNetwork(**SETTINGS | changes).eval()
+    with torch.no_grad():
+        for parameter in (p for name, p in model.named_parameters() if "fc" in name and p.ndim == 2):
+            parameter.mul_(3)
+    return model
+
+
+def data_of(*structures, sids=None):
+    """Return a batch of ``structures`` that bear names."""
+    named = [structure.clone() for structure in structures]
+    for i, structure in enumerate(named):
+        structure.sid = sids[i] if sids else f"system-{i}"
+    return batch_of(*named)
+
+
+def assert_close(first, second, tolerance=1e-12):
+    assert list(first) == list(second)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=tolerance, atol=tolerance)
+
+
+def test_outputs():
+    """Energies (B,) and forces (A, 3); without regress_forces, energies only."""
+    data = data_of(bulk(6, 0), slab(5, 1))
+    out = model_with()(data)
+    assert {name: tuple(value.shape) for name, value in out.items()} == {"energy": (2,), "forces": (11, 3)}
+    assert all(torch.isfinite(value).all() for value in out.values())
+    energy_only = model_with(regress_forces=False)(data)
+    assert list(energy_only) == ["energy"]
+
+
+def test_evaluation_is_deterministic():
+    """In evaluation the same input gives the same bits, whatever the state of the generator."""
+    model, data = model_with(), data_of(bulk(8, 0))
+    torch.manual_seed(1)
+    first = model(data)
+    torch.manual_seed(2)
+    second = model(data)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_draws_rolls():
+    """In training two calls differ, and the same seed gives the same bits."""
+    model, data = model_with().train(), data_of(bulk(8, 0))
+    torch.manual_seed(1)
+    first, second = model(data), model(data)
+    torch.manual_seed(1)
+    again = model(data)
+    assert all(not torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_rolls_are_uniform(monkeypatch):
+    """In training rolls are uniform on [0, 2 pi)."""
+    rolls = []
+
+    def recorded(vec, roll):
+        rolls.append(roll)
+        return edge_frames(vec, roll)
+
+    monkeypatch.setattr(v1, "edge_frames", recorded)
+    model_with(num_interactions=1).train()(data_of(*[bulk(12, seed) for seed in range(4)]))
+    values = torch.cat(rolls)
+    assert len(values) > 500
+    assert ((values >= 0) & (values < 2 * math.pi)).all()
+    for order in (1, 2, 3):  # Fourier coefficients of a uniform sample: five standard errors
+        assert torch.polar(torch.ones_like(values), order * values).mean().abs() < 5 / math.sqrt(len(values))
+
+
+def test_no_neighbour():
+    """An atom without neighbours has a finite energy and force, and leaves the others alone."""
+    model, small = model_with(), molecule(5, 0)
+    far = small.clone()
+    far.pos = torch.cat([small.pos, small.pos[:1] + 100])
+    far.atomic_numbers = torch.cat([small.atomic_numbers, torch.tensor([8])])
+    far.natoms = small.natoms + 1
+    source, target, _ = find_edges(data_of(far), model.config)
+    assert 5 not in torch.cat([source, target])
+    out = model(data_of(far))
+    assert torch.isfinite(out["energy"]).all()
+    assert torch.isfinite(out["forces"]).all()
+    torch.testing.assert_close(out["forces"][:5], model(data_of(small))["forces"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_resolutions": 1, "num_taps": 1}, {"use_grid": False, "mmax": 0}]
+)
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+def test_no_edge(changes, mode):
+    """A batch of single atoms, without any edge: energies depend on the element, through the grid network."""
+    atoms = [molecule(1, seed) for seed in (0, 1, 2)]
+    atoms[2].atomic_numbers = atoms[0].atomic_numbers
+    data = data_of(*atoms)
+    model = model_with(**changes).train(mode)
+    assert len(find_edges(data, model.config)[0]) == 0
+    out = model(data)
+    assert out["energy"].shape == (3,)
+    assert torch.isfinite(out["forces"]).all()
+    assert torch.equal(out["energy"][0], out["energy"][2])
+    assert torch.equal(out["energy"][0], out["energy"][1]) is not model.config.use_grid
+    (out["energy"].sum() + out["forces"].square().sum()).backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("use_pbc_single", [True, False])
+def test_place_in_the_batch(use_pbc_single):
+    """A structure's energy and forces are the same alone and anywhere in a batch."""
+    model = model_with(use_pbc_single=use_pbc_single)
+    parts = [bulk(6, 0), slab(5, 1), bulk(3, 2)]
+    alone = [model(data_of(part)) for part in parts]
+    for order in ([0, 1, 2], [2, 0, 1]):
+        out = model(data_of(*[parts[i] for i in order]))
+        forces = out["forces"].split([len(parts[i].pos) for i in order])
+        for place, i in enumerate(order):
+            in_batch = {"energy": out["energy"][place : place + 1], "forces": forces[place]}
+            assert_close(in_batch, alone[i])
+
+
+def test_translation():
+    """Moving all atoms together changes nothing, across the periodic boundary or not."""
+    # Without a cap, which would choose between images at equal distances by rounding.
+    model, parts = model_with(max_num_neighbors=1000), [bulk(7, 0), slab(5, 1), molecule(6, 2)]
+    moved = [part.clone() for part in parts]
+    for part in moved:
+        part.pos = part.pos + torch.tensor([0.3, -1.7, 2.2])
+    assert_close(model(data_of(*moved)), model(data_of(*parts)), 1e-11)
+
+
+def test_permutation():
+    """Renumbering atoms renumbers forces and leaves the energy."""
+    model, structure = model_with(max_num_neighbors=1000), bulk(9, 0)
+    order = torch.randperm(9)
+    shuffled = structure.clone()
+    shuffled.pos, shuffled.atomic_numbers = structure.pos[order], structure.atomic_numbers[order]
+    before, after = model(data_of(structure)), model(data_of(shuffled))
+    assert_close(after, {"energy": before["energy"], "forces": before["forces"][order]}, 1e-11)
+
+
+def test_elements_matter():
+    """Another element at one atom changes the energy."""
+    model, structure = model_with(), bulk(5, 0)
+    other = structure.clone()
+    other.atomic_numbers = structure.atomic_numbers.roll(1)
+    assert (model(data_of(structure))["energy"] - model(data_of(other))["energy"]).abs() > 1e-3
+
+
+def test_float_atomic_numbers():
+    """Atomic numbers in floating point, as OC20's files have them, are taken too."""
+    model, data = model_with(), data_of(bulk(5, 0))
+    before = model(data)
+    data.atomic_numbers = data.atomic_numbers.float()
+    assert_close(model(data), before, 0)
+
+
+def test_batch_is_left_alone():
+    """A call changes nothing in its batch."""
+    data = data_of(bulk(5, 0), slab(4, 1))
+    before = data.clone()
+    model_with()(data)
+    now, then = data.to_dict(), before.to_dict()
+    assert list(now) == list(then)
+    for key, value in now.items():
+        assert torch.equal(value, then[key]) if torch.is_tensor(value) else value == then[key], key
+
+
+def test_no_autograd_graph_in_inference():
+    """Under no_grad, and in inference mode, predictions hang on nothing."""
+    model, data = model_with(), data_of(bulk(5, 0))
+    with torch.no_grad():
+        assert all(value.grad_fn is None and not value.requires_grad for value in model(data).values())
+    with torch.inference_mode():
+        assert all(value.grad_fn is None for value in model(data).values())
+    assert all(value.grad_fn is not None for value in model(data).values())
+
+
+def test_every_parameter_has_a_gradient():
+    """Energy and forces together reach every weight."""
+    model, data = model_with(distance_function="silu").train(), data_of(bulk(9, 0))
+    out = model(data)
+    (out["energy"].square().sum() + out["forces"].square().sum()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+# --- structures that the model refuses ------------------------------------------------------------
+
+
+def broken(change, atom=2, system=1):
+    """Return a batch whose system number ``system`` is changed at ``atom``."""
+    parts = [bulk(4, 0), bulk(5, 1), bulk(3, 2)]
+    change(parts[system], atom)
+    return data_of(*parts, sids=["a-0", "b-1", "c-2"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_position_that_is_not_finite(value):
+    """The error names the system, the atom in it and the position."""
+
+    def change(structure, atom):
+        structure.pos[atom, 1] = value
+
+    with pytest.raises(InputError, match=rf"position \[.*{value}.*\] in system b-1, atom 2; expected finite"):
+        model_with()(broken(change))
+
+
+def test_cell_that_is_not_finite():
+    """A cell with NaN is refused."""
+
+    def change(structure, _):
+        structure.cell[0, 0, 0] = float("nan")
+
+    with pytest.raises(InputError, match="cell"):
+        model_with()(broken(change))
+
+
+@pytest.mark.parametrize("images", [(0, 0, 0), (1, 0, 0), (0, -1, 2)])
+def test_two_atoms_at_one_place(images):
+    """Atoms nearer than 0.01 Å are refused, also through the periodic boundary, with system and atoms."""
+
+    def change(structure, atom):
+        offset = torch.tensor(images, dtype=torch.float64) @ structure.cell[0]
+        structure.pos[4] = structure.pos[atom] + offset + torch.tensor([0.003, -0.004, 0.0])
+
+    with pytest.raises(InputError, match=r"system b-1, atom 2 and atom 4 are at one place .*0\.01 Å"):
+        model_with()(broken(change))
+
+
+def test_images_do_not_coincide_without_periodicity():
+    """Without periodic boundary conditions an atom at the image of another is not at its place."""
+
+    def change(structure, atom):
+        structure.pos[4] = structure.pos[atom] + structure.cell[0, 0]
+
+    model = model_with(use_pbc=False)
+    out = model(broken(change))
+    assert torch.isfinite(out["forces"]).all()
+
+
+@pytest.mark.parametrize("number", [90, 118])
+def test_element_without_an_embedding(number):
+    """An atomic number from max_num_elements on is refused, with system, atom and setting."""
+
+    def change(structure, atom):
+        structure.atomic_numbers[atom] = number
+
+    with pytest.raises(
+        InputError,
+        match=f"atomic number {number} in system b-1, atom 2; expected less than max_num_elements=90",
+    ):
+        model_with()(broken(change))
+
+
+def test_largest_element_is_allowed():
+    """The atomic number max_num_elements - 1 has an embedding."""
+
+    def change(structure, atom):
+        structure.atomic_numbers[atom] = 89
+
+    assert torch.isfinite(model_with()(broken(change))["energy"]).all()
+
+
+def test_negative_atomic_number():
+    """An atomic number below 0 is refused like one that is too large."""
+
+    def change(structure, atom):
+        structure.atomic_numbers[atom] = -1
+
+    with pytest.raises(InputError, match="atomic number -1 in system b-1, atom 2"):
+        model_with()(broken(change))
+
+
+def test_system_without_a_name():
+    """Without sid the error counts systems from 0."""
+    data = batch_of(bulk(4, 0), bulk(4, 1))
+    data.pos[5, 0] = float("nan")
+    with pytest.raises(InputError, match="system 1, atom 1"):
+        model_with()(data)
+
+
+def test_graph_that_is_not_there():
+    """otf_graph False and data without edges is an error that says what to set."""
+    with pytest.raises(InputError, match="no edge_index and no cell_offsets; set otf_graph: True"):
+        model_with(otf_graph=False)(data_of(bulk(4, 0)))
+
+
+def test_mixed_boundary_conditions_in_one_graph():
+    """One graph for a batch takes one answer to "periodic?"; the error says what to set."""
+    data = data_of(bulk(4, 0), molecule(4, 1))
+    with pytest.raises(InputError, match="use_pbc_single: True"):
+        model_with(use_pbc_single=False)(data)
+    assert torch.isfinite(model_with(use_pbc_single=True)(data)["energy"]).all()
+
+
+def test_settings_are_checked():
+    """The model's keywords are settings: unknown ones and wrong values are errors."""
+    with pytest.raises(InputError, match="did you mean 'lmax'"):
+        SphericalChannelNetwork(lamx=4)
+    with pytest.raises(InputError, match="model setting lmax=11"):
+        SphericalChannelNetwork(lmax=11)
+
+
+def test_without_periodicity():
+    """use_pbc False finds the edges that a molecule of the same atoms has."""
+    crystal = bulk(6, 0)
+    free = crystal.clone()
+    free.pbc = torch.tensor([False, False, False])
+    model = model_with(use_pbc=False)
+    assert_close(model(data_of(crystal)), model_with()(data_of(free)), 0)
+    assert len(find_edges(data_of(crystal), model.config)[0]) < len(
+        find_edges(data_of(crystal), model_with().config)[0]
+    )
+
+
+def test_data_without_pbc():
+    """Data without pbc, as in OC20's files, are periodic."""
+    structure = bulk(6, 0)
+    bare = structure.clone()
+    del bare.pbc
+    assert_close(
+        model_with()(Batch.from_data_list([bare])), model_with()(Batch.from_data_list([structure])), 0
+    )
+
+
+def test_positions_have_gradients_of_edge_vectors():
+    """Edge vectors follow the positions: d vec / d pos is +1 at the source and -1 at the target."""
+    data = data_of(bulk(5, 0))
+    data.pos.requires_grad_()
+    source, target, vec = find_edges(data, model_with().config)
+    weight = torch.randn_like(vec)
+    (weight * vec).sum().backward()
+    expected = torch.zeros(5, 3).index_add_(0, source, weight).index_add_(0, target, -weight)
+    torch.testing.assert_close(data.pos.grad, expected)
+
+
+# --- initial weights ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", ["gaussian", "silu"])
+def test_initial_weights_follow_the_distributions_of_the_built_in_model(function):
+    """Each parameter's values, over 8 seeds and both layers, pass as a sample of the built-in model's."""
+
+    def values_of(build, translate):
+        values = defaultdict(list)
+        for seed in range(8):
+            torch.manual_seed(seed if build is BuiltIn else 100 + seed)
+            model = build(**SETTINGS | {"distance_function": function})
+            for name, parameter in model.named_parameters():
+                values[re.sub(r"edge_blocks\.\d", "edge_blocks.k", translate(name))].append(
+                    parameter.detach().flatten()
+                )
+        return {name: torch.cat(parts) for name, parts in values.items()}
+
+    ours = values_of(SphericalChannelNetwork, to_checkpoint_name)
+    theirs = values_of(BuiltIn, lambda name: name)
+    assert list(ours) == list(theirs)
+    for name, values in ours.items():
+        expected = theirs[name]
+        assert len(values) == len(expected)
+        assert ks_2samp(values.numpy(), expected.numpy()).pvalue > 1e-3, name
+        # Five standard errors of the ratio of two sample deviations; less spread than of normal numbers.
+        assert (values.std() / expected.std()).item() == pytest.approx(1, abs=5 / math.sqrt(len(values))), (
+            name
+        )
