@@ -24,7 +24,7 @@ lint: env ## check style, types and which module imports which
 	$(PY) -m ruff check --output-format concise .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	"$(VENV)/bin/lint-imports"
+	"$(VENV)/bin/lint-imports" --no-logo
 
 format: env ## rewrite the sources in the project's style
 	$(PY) -m ruff format .

@@ -44,8 +44,8 @@ class Targets:
     free_atoms: torch.Tensor
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status (2 for bad input)."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m ocp_scn.report",
         description=__doc__,
@@ -61,7 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help="a data set that predictions may belong to, besides those of the configuration",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status (2 for bad input)."""
+    args = build_parser().parse_args(argv)
     try:
         write_report(args.run_dir, args.data)
     except InputError as error:

@@ -104,6 +104,14 @@ def test_an_unsuitable_interpreter_is_named_with_its_version(tmp_path):
     assert not (tmp_path / "env").exists()
 
 
+def test_a_folder_of_other_files_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("not an environment")
+    result = run_script(VENV=str(tmp_path))
+    assert result.returncode == 1
+    assert "is neither empty nor an environment" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_this_interpreter_is_judged_by_its_version():
     result = run_script("--interpreter", PYTHON=sys.executable)
     if sys.version_info[:2] in ((3, 10), (3, 11), (3, 12)):

@@ -137,6 +137,8 @@ if [[ ${1:-} == --interpreter ]]; then
 fi
 
 if [[ ! -e $py && ! -L $py ]]; then
+    # pip would spread its files between those of others.
+    [[ ! -d $venv || -e $log || -z $(ls -A "$venv") ]] || die "$venv is neither empty nor an environment"
     python=$(find_interpreter)
     mkdir -p "$venv"
 fi

@@ -10,8 +10,8 @@ from ocp_scn.data import convert, sample
 from ocp_scn.errors import InputError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status (2 for bad input)."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m ocp_scn.data", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module in (("sample", sample), ("convert", convert)):
@@ -24,7 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status (2 for bad input)."""
+    args = build_parser().parse_args(argv)
     try:
         args.run(args)
     except InputError as error:

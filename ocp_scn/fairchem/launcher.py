@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.timestamp_id is None and not args.submit:
         args.timestamp_id = _new_run_name(args)
     try:
-        check_run(_load_config(args, overrides))
+        check_run(load_config(args, overrides))
         _cli.main(args, overrides)
     except InputError as error:
         return _refuse(str(error))
@@ -76,7 +76,12 @@ def _new_run_name(args: Any) -> str:
     )
 
 
-def _load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
+def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
+    """Return the configuration of a command line as fairchem builds it, without its warnings.
+
+    Raises:
+        InputError: for a file that cannot be read or an argument that is none.
+    """
     unknown = [word for word in overrides if not word.startswith("--") or "=" not in word]
     if unknown:
         raise InputError(f"argument {unknown[0]!r} not understood; overrides are written --key.subkey=value")

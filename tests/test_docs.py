@@ -1,0 +1,90 @@
+"""Every command in README and docs is one that the project has, with options that it takes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fairchem.core.common.flags import flags
+
+from ocp_scn.fairchem.checks import check_model
+from ocp_scn.fairchem.launcher import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Return (page, text) of each fenced block in a language."""
+    pattern = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    found = [(page.name, *block) for page in PAGES for block in pattern.findall(page.read_text())]
+    return [(page, text) for page, kind, text in found if kind == language]
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Return (page, words) of each command line in the fenced blocks of shell commands."""
+    found = []
+    for page, text in [*blocks("bash"), *blocks("")]:
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and (words[0] == "make" or words[0].endswith("python")):
+                found.append((page, words))
+    return found
+
+
+COMMANDS = commands()
+
+
+def test_pages_have_commands() -> None:
+    """The search below finds the commands, of all kinds."""
+    kinds = {" ".join(words[1:3]) for _, words in COMMANDS if words[0] != "make"}
+    assert {"main.py --mode", "-m ocp_scn.data", "-m ocp_scn.report"} <= kinds
+    assert {words[1] for _, words in COMMANDS if words[0] == "make"} >= {"demo", "test"}
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{p}-{' '.join(w[1:4])}" for p, w in COMMANDS])
+def test_command(page: str, words: list[str]) -> None:
+    """The command's program, options and files exist."""
+    if words[0] == "make":
+        done = subprocess.run(
+            ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{page}: {done.stderr}"
+    elif words[1] == "main.py":
+        args, overrides = flags.get_parser().parse_known_args(words[2:])
+        check_model(load_config(args, overrides)["model"])
+    else:
+        check_module(words[2], words[3:])
+
+
+def check_module(module: str, words: list[str]) -> None:
+    """Check that the command line of ``python -m module`` takes the words."""
+    if module == "ocp_scn.data":
+        from ocp_scn.data.__main__ import build_parser
+
+        build_parser().parse_args(words)
+    elif module == "ocp_scn.report":
+        from ocp_scn.report import build_parser
+
+        build_parser().parse_args(words)
+    else:
+        raise argparse.ArgumentError(None, f"no command python -m {module}")
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("python"))
+def test_python_block(page: str, text: str) -> None:
+    """The examples in Python run."""
+    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+def test_links() -> None:
+    """Links between pages and to files lead somewhere."""
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
