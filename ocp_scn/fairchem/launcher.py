@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -97,8 +98,11 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
 def _cause_in_rank(error: ChildFailedError) -> str | None:
     """Return the message of an InputError that ended a rank, if that is what happened."""
     _, failure = error.get_first_failure()
-    name, _, message = str(failure.message).partition(": ")
-    return message if name == InputError.__name__ else None
+    message: Any = failure.message
+    text = message["message"] if isinstance(message, dict) else message
+    # A line of its own: where a rank's traceback is quoted, it ends with the exception.
+    found = re.search(rf"\b{InputError.__name__}: (.+)", text)
+    return found and found[1]
 
 
 def _refuse(message: str) -> int:

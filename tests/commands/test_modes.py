@@ -153,7 +153,6 @@ def test_two_runs_at_once_get_folders_of_their_own(command: Command, config: Pat
             "--identifier",
             "same",
             "--optim.max_epochs=1",
-            "--dataset.train.first_n=16",
         )
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert len(names) == 2
