@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -99,9 +100,9 @@ class SCNConfig:
 
     def _check_type_and_range(self, name: str, kind: str, low: float | None, high: float | None) -> None:
         value = getattr(self, name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if kind == "float":
-            self._require(number, name, "a number")
+            self._require(number, name, "a finite number")
         else:
             self._require(
                 type(value).__name__ == kind,

@@ -17,10 +17,9 @@ from fairchem.core.modules.scheduler import LRScheduler
 
 from ocp_scn import SphericalChannelNetwork
 from ocp_scn.data.lmdb import to_graph, write_lmdb
-from ocp_scn.fairchem.checks import check_run
+from ocp_scn.fairchem.checks import check_model, check_run
 from ocp_scn.fairchem.launcher import main
 from ocp_scn.fairchem.registration import NAMES
-from ocp_scn.fairchem.v1 import check_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(

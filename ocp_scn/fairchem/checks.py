@@ -16,9 +16,10 @@ import lmdb
 import torch
 from fairchem.core.common.registry import registry
 
+from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.registration import NAMES
-from ocp_scn.fairchem.v1 import SphericalChannelNetwork, check_model
+from ocp_scn.fairchem.v1 import SphericalChannelNetwork
 
 # The data set that each mode cannot do without.
 _NEEDED_SPLIT = {"train": "train", "validate": "val", "predict": "test", "run-relaxations": "relax"}
@@ -31,7 +32,7 @@ def check_run(config: Mapping[str, Any]) -> None:
         raise InputError(f"configuration has model={model!r}; expected a section with a name, such as 'scn'")
     ours = model["name"] in NAMES
     if ours:
-        check_model(dict(model))
+        check_model(model)
     mode = config["mode"]
     splits = _splits(config.get("dataset"))
     needed = _NEEDED_SPLIT.get(mode)
@@ -46,6 +47,11 @@ def check_run(config: Mapping[str, Any]) -> None:
     if mode == "train":
         _check_schedule(config, sizes["train"])
     _check_checkpoint(config, ours)
+
+
+def check_model(settings: Mapping[str, Any]) -> None:
+    """Check the ``model`` section of a configuration that names this package's model."""
+    SCNConfig.from_settings({key: value for key, value in settings.items() if key != "name"})
 
 
 def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -> int | None:

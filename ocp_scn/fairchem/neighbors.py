@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
+from ocp_scn.sphere import default_dtype
 
 # fairchem's graph takes two atoms closer than this for one and leaves their edge out, Å.
 MIN_DISTANCE = 0.01
@@ -38,12 +37,12 @@ def find_edges(data: Any, config: SCNConfig) -> tuple[Tensor, Tensor, Tensor]:
 
 def check_batch(data: Any, config: SCNConfig) -> None:
     """Raise :class:`InputError` for structures that the model cannot compute."""
-    largest = int(data.atomic_numbers.max()) if len(data.atomic_numbers) else 0
-    if largest >= config.max_num_elements:
-        atom = int(data.atomic_numbers.argmax())
+    outside = (data.atomic_numbers < 0) | (data.atomic_numbers >= config.max_num_elements)
+    if outside.any():
+        atom = int(outside.nonzero()[0])
         raise InputError(
-            f"atomic number {largest} in {_system_name(data, atom)}; expected less than "
-            f"max_num_elements={config.max_num_elements}"
+            f"atomic number {int(data.atomic_numbers[atom])} in {_system_name(data, atom)}; "
+            f"expected 0..{config.max_num_elements - 1} (max_num_elements={config.max_num_elements})"
         )
     finite = torch.isfinite(data.pos).all(dim=1)
     if not finite.all():
@@ -75,7 +74,7 @@ def _radius_graph(data: Any, config: SCNConfig) -> tuple[Tensor, Tensor]:
         single.natoms = torch.atleast_1d(torch.as_tensor(part.natoms, device=part.pos.device))
         periodic = _periodic(part) if config.use_pbc else [False] * 3
         single.pbc = torch.tensor([periodic])
-        with _float32_by_default():
+        with default_dtype(torch.float32):  # its search mixes its input with the default
             index, offset, _ = radius_graph_pbc(
                 single, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
             )
@@ -136,14 +135,3 @@ def _system_name(data: Any, atom: int) -> str:
     sid = data.sid[system] if "sid" in data else system
     sid = sid.item() if isinstance(sid, Tensor) else sid
     return f"system {sid}, atom {_index_in_system(data, atom)}"
-
-
-@contextmanager
-def _float32_by_default() -> Iterator[None]:
-    """fairchem's graph search mixes its input with tensors of torch's default dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

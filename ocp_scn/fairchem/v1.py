@@ -12,7 +12,6 @@ from fairchem.core.models.base import GraphModelMixin
 from torch import Tensor
 
 from ocp_scn.config import SCNConfig
-from ocp_scn.errors import InputError
 from ocp_scn.fairchem.neighbors import check_batch, find_edges
 from ocp_scn.graph import build_graph
 from ocp_scn.model import SCN
@@ -62,7 +61,8 @@ class SphericalChannelNetwork(SCN, GraphModelMixin):
             num_resolutions=self.config.num_resolutions,
             max_num_neighbors=self.config.max_num_neighbors,
         )
-        roll = torch.rand(len(vec)).to(vec) if self.training else vec.new_zeros(len(vec))
+        draw = torch.rand if self.training else torch.zeros
+        roll = draw(len(graph.vec), dtype=vec.dtype, device=vec.device)
         # As in the published model, forces have a readout of their own and no gradient flows
         # through the frames.
         frames = edge_frames(graph.vec.detach(), 2 * math.pi * roll)
@@ -72,11 +72,3 @@ class SphericalChannelNetwork(SCN, GraphModelMixin):
         if self.config.show_timing_info:
             logging.info("forward of %d atoms: %.3f s", len(data.pos), time.perf_counter() - start)
         return {"energy": energy} if forces is None else {"energy": energy, "forces": forces}
-
-
-def check_model(settings: dict[str, Any]) -> None:
-    """Raise :class:`InputError` for settings that no model can be built from."""
-    SCNConfig.from_settings({key: value for key, value in settings.items() if key != "name"})
-
-
-__all__ = ["InputError", "SphericalChannelNetwork", "check_model"]

@@ -67,7 +67,7 @@ class MessageBlock(TableModule):
         kept = torch.cat(ends, dim=1)  # (E, 2S, C')
         hidden = silu(self._first_map(kept)) * silu(self.fc_features(features))[:, None]  # (E, T, H)
         values = silu(self.fc3(silu(self.fc2(hidden))))  # (E, T, S C')
-        values = values.reshape(len(source), -1, x.shape[-1])  # (E, T S, C')
+        values = values.reshape(len(source), self.num_taps * self.num_kept, x.shape[-1])  # (E, T S, C')
         if self.num_taps > 1:
             values = self.untap @ values  # (E, S, C')
         return rotate_back(rows, values)

@@ -13,11 +13,12 @@ from ocp_scn.sphere.harmonics import (
 )
 from ocp_scn.sphere.quadrature import density_weights, scale_points, spiral_points
 from ocp_scn.sphere.rotation import edge_frames, polar_rotation, rotate_back, rotate_rows, wigner_rows
-from ocp_scn.sphere.tables import TableModule
+from ocp_scn.sphere.tables import TableModule, default_dtype
 
 __all__ = [
     "TableModule",
     "band_to_grid",
+    "default_dtype",
     "density_weights",
     "edge_frames",
     "grid_points_shape",

@@ -11,6 +11,8 @@ import torch
 from e3nn.o3 import FromS2Grid, ToS2Grid
 from torch import Tensor
 
+from ocp_scn.sphere.tables import default_dtype
+
 
 def grid_points_shape(lmax: int) -> tuple[int, int]:
     """Return the grid's (latitudes, longitudes) for signals up to degree ``lmax``."""
@@ -32,7 +34,8 @@ def band_to_grid(lmax: int, num_bands: int) -> Tensor:
     if not 1 <= num_bands <= lmax + 1:
         raise ValueError(f"num_bands={num_bands}; expected 1..{lmax + 1} (lmax + 1)")
     shape = grid_points_shape(lmax)
-    transform = ToS2Grid(lmax, shape, normalization="integral", dtype=torch.float64)
+    with default_dtype(torch.float64):  # parts of e3nn's tables are made in the default dtype
+        transform = ToS2Grid(lmax, shape, normalization="integral", dtype=torch.float64)
     size = (lmax + 1) ** 2
     full = transform(torch.eye(size, dtype=torch.float64)).reshape(size, -1).T  # (G, K)
     bands = full[:, None].repeat(1, num_bands, 1)
@@ -51,6 +54,7 @@ def grid_to_coefficients(lmax: int) -> Tensor:
         ((lmax + 1)**2, G), float64, the left inverse of ``band_to_grid(lmax, 1)[:, 0]``.
     """
     shape = grid_points_shape(lmax)
-    transform = FromS2Grid(shape, lmax, normalization="integral", dtype=torch.float64)
+    with default_dtype(torch.float64):
+        transform = FromS2Grid(shape, lmax, normalization="integral", dtype=torch.float64)
     size = shape[0] * shape[1]
     return transform(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).T.contiguous()

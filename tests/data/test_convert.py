@@ -249,3 +249,21 @@ def test_large_structures_are_left_out_and_counted(
     write(large, [*frames(systems=1), frames(1, 1)[0].repeat((2, 1, 1))])
     assert main(["convert", str(large), str(tmp_path / "out"), "--max-atoms", "8"]) == 0
     assert "left out: 1 frames of more than 8 atoms" in capsys.readouterr().out
+
+
+OC20 = Path(__file__).parents[3] / "shared" / "data" / "oc20_sample"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OC20.is_dir(), reason=f"no real OC20 data at {OC20}")
+def test_real_relaxations(tmp_path: Path) -> None:
+    """Published OC20 relaxations convert with published references and none of their frames is bad."""
+    rules = ["--split", "held=sids:random1000110", "--split", "val=every:10:5", "--max-atoms", "60"]
+    references = ["--references", str(OC20 / "oc20_linref.npz")]
+    assert main(["convert", str(OC20), str(tmp_path / "out"), *rules, *references]) == 0
+    samples = read(tmp_path / "out/held") + read(tmp_path / "out/val")
+    assert {s.sid for s in read(tmp_path / "out/held")} == {"random1000110"}
+    assert all(s.natoms <= 60 and s.fixed.any() and (s.tags == 2).any() for s in samples)
+    free = np.concatenate([s.forces[s.fixed == 0].numpy().ravel() for s in samples])
+    assert 0.03 < np.abs(free).mean() < 0.2  # eV/Å; the whole sample has 0.080
+    assert np.std([s.energy for s in samples]) < 50  # eV; hundreds without references
