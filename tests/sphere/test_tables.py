@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ocp_scn.sphere import TableModule
+from ocp_scn.sphere import TableModule, default_dtype
 
 VALUES = torch.tensor([1 / 3, 2 / 7, 1e-3], dtype=torch.float64)
 
@@ -71,3 +71,13 @@ def test_rounded_values_are_refused():
     """A table in float32 would be inexact after .double(), so it is an error."""
     with pytest.raises(ValueError, match=r"'thirds'.*torch\.float32; expected torch\.float64"):
         TableModule().register_table("thirds", VALUES.float())
+
+
+def test_default_dtype_is_restored():
+    """Within the block the default is the given dtype, afterwards what it was, after an error too."""
+    with default_dtype(torch.float64):
+        assert torch.zeros(1).dtype == torch.float64
+    assert torch.zeros(1).dtype == torch.float32
+    with pytest.raises(KeyError), default_dtype(torch.float64):
+        raise KeyError
+    assert torch.get_default_dtype() == torch.float32
