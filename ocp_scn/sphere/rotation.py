@@ -24,9 +24,9 @@ def edge_frames(edge_vec: Tensor, roll: Tensor) -> Tensor:
 
     No frame can depend continuously on the direction everywhere on the sphere. This one turns
     the direction to the pole along the shortest way, in coordinates turned by a fixed generic
-    rotation: its jump is a small circle away from every axis and low-index direction of a
-    crystal. Near the circle's centre the direction is first turned over (a second chart), so
-    the frame and its derivatives are bounded everywhere.
+    rotation, and turns it over first (a second chart) within 26 degrees of the way's one
+    singular direction. The frame and its derivatives are bounded everywhere; the frame jumps on
+    that cone, which contains no axis and no face or body diagonal of a cube.
 
     Args:
         edge_vec: (E, 3) edge vectors of any length > 0.
@@ -115,7 +115,7 @@ def _shortest_to_pole(direction: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _generic_rotation(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a fixed rotation (3, 3) that brings no axis and no low-index direction to +-y."""
+    """Return a fixed rotation (3, 3) that keeps the jump of `edge_frames` off axes and diagonals."""
     # The rotation of the quaternion (1, sqrt 2, sqrt 3, sqrt 5), whose parts have no rational ratio.
     with torch.inference_mode(False):
         w, x, y, z = (torch.tensor([1.0, 2.0, 3.0, 5.0], dtype=torch.float64) / 11).sqrt().tolist()
