@@ -14,7 +14,7 @@ fairchem() {
 }
 
 rm -rf "$run" # the demo's own folder: a training would resume from the one before
-"$python" -m ocp_scn.data sample datasets/sample --overwrite
+"$python" -m ocp_scn.data sample datasets/sample --systems 160 --overwrite
 fairchem --mode train --timestamp-id train --print-every 50
 fairchem --mode validate --timestamp-id validate --checkpoint "$best"
 fairchem --mode predict --timestamp-id predict-val --checkpoint "$best" --dataset.test.src=datasets/sample/s2ef/val
