@@ -11,7 +11,12 @@ from typing import Any
 from ocp_scn.errors import InputError
 
 MAX_LMAX = 10
-DISTANCE_FUNCTIONS = ("gaussian", "sigmoid", "linearsigmoid", "silu")
+CHOICES = {
+    "distance_function": ("gaussian", "sigmoid", "linearsigmoid", "silu"),
+    "sphere_quadrature": ("spiral", "gauss"),
+    "training_roll": ("random", "fixed"),
+    "evaluation_roll": ("random", "fixed"),
+}
 
 
 def setting(default: Any, low: float | None = None, high: float | None = None) -> Any:
@@ -23,11 +28,12 @@ def setting(default: Any, low: float | None = None, high: float | None = None) -
 class SCNConfig:
     """Settings of a Spherical Channel Network; unknown keys and values out of range are errors.
 
-    Names and defaults are those of fairchem-core 1.10, so published configurations load.
+    Names and defaults are those of fairchem-core 1.10, so published configurations load; what goes
+    beyond that model stands below the line and is off by default.
     """
 
     regress_forces: bool = setting(True)  # predict forces too
-    direct_forces: bool = setting(True)  # forces from their own readout, not as a gradient
+    direct_forces: bool = setting(True)  # forces from a readout of their own; else -dE/dpos
     lmax: int = setting(6, 1, MAX_LMAX)  # L: largest degree of the spherical channels
     mmax: int = setting(1, 0, MAX_LMAX)  # M: largest |order| that messages keep; at most lmax
     num_interactions: int = setting(8, 1)  # K: layers
@@ -41,15 +47,23 @@ class SCNConfig:
     max_num_elements: int = setting(90, 1)  # atomic numbers are below this
     num_resolutions: int = setting(2, 1, 2)  # 2: far edges get a lower degree and width
     cutoff: float = setting(8.0, 1e-3)  # radius of the graph, Å
-    max_num_neighbors: int = setting(20, 1)  # nearest sources kept for a target
+    max_num_neighbors: int = setting(20, -1)  # nearest sources kept for a target; -1 keeps all
     num_basis_functions: int = setting(128, 1)  # width of the edge features
-    distance_function: str = setting("gaussian")  # one of DISTANCE_FUNCTIONS
+    distance_function: str = setting("gaussian")  # one of CHOICES
     basis_width_scalar: float = setting(1.0, 1e-6)  # width of a basis function over their spacing
     distance_resolution: float = setting(0.02, 1e-6)  # spacing of the basis functions, about, Å
     use_pbc: bool = setting(True)  # use the data's periodic boundary conditions; else none
     use_pbc_single: bool = setting(True)  # build the graph one system at a time: less memory
     otf_graph: bool = setting(False)  # build the graph in the model; else take it from the data
     show_timing_info: bool = setting(False)  # log the time of every forward
+    # --- beyond fairchem's model
+    training_roll: str = setting("random")  # roll of the edge frames in training: random or fixed
+    evaluation_roll: str = setting("fixed")  # the same in evaluation; fixed gives the same bits
+    eval_num_taps: int = setting(0, -1)  # taps in evaluation; 0 means num_taps, -1 means 4 mmax
+    smooth: bool = setting(False)  # messages fade out at the cutoff: a continuous energy surface
+    regress_stress: bool = setting(False)  # predict stress too, by the energy's strain derivative
+    sphere_quadrature: str = setting("spiral")  # points of the readouts: spiral or gauss
+    grid_resolution: int = setting(0, 0, 200)  # latitudes of the grid; 0 means 2 (lmax + 1)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> SCNConfig:
@@ -69,21 +83,67 @@ class SCNConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             self._check_type_and_range(f.name, str(f.type), **f.metadata)
-        self._require(
-            self.distance_function in DISTANCE_FUNCTIONS,
-            "distance_function",
-            f"one of {', '.join(DISTANCE_FUNCTIONS)}",
-        )
-        self._require(self.mmax <= self.lmax, "mmax", f"0..{self.lmax} (lmax)")
+        for name, choices in CHOICES.items():
+            self._require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
+        top = self.lmax
+        self._require(self.mmax <= top, "mmax", f"0..{top} (lmax)")
         self._require(self.num_taps != 0, "num_taps", "-1 (4 mmax taps) or at least 1")
-        self._require(self.num_bands <= self.lmax + 1, "num_bands", f"1..{self.lmax + 1} (lmax + 1)")
+        self._require(self.num_bands <= top + 1, "num_bands", f"1..{top + 1} (lmax + 1)")
+        self._require(self.max_num_neighbors != 0, "max_num_neighbors", "-1 (no cap) or at least 1")
         self._require(self.num_radial >= 2, "distance_resolution", f"at most cutoff / 2 = {self.cutoff / 2}")
-        self._require(self.direct_forces, "direct_forces", "True (forces have a readout of their own)")
+        self._require(
+            self.num_resolutions == 1 or self.hidden_channels >= 4,
+            "hidden_channels",
+            "at least 4 (num_resolutions=2 gives far edges a quarter)",
+        )
+        self._require(
+            self.grid_resolution == 0
+            or (self.grid_resolution % 2 == 0 and self.grid_resolution >= 2 * (top + 1)),
+            "grid_resolution",
+            f"0 or an even number from {2 * (top + 1)}, 2 (lmax + 1)",
+        )
+        if self.sphere_quadrature == "gauss":
+            sizes = [2 * n * n for n in range(1, self.num_sphere_samples + 2)]
+            near = min(sizes, key=lambda size: abs(size - self.num_sphere_samples))
+            self._require(
+                near == self.num_sphere_samples,
+                "num_sphere_samples",
+                f"2 n^2 (sphere_quadrature=gauss), such as {near}",
+            )
+        self._check_gradients()
+
+    def _check_gradients(self) -> None:
+        """Refuse settings of forces, stress and smoothness that exclude each other."""
+        self._require(
+            self.direct_forces or self.regress_forces,
+            "direct_forces",
+            "True (regress_forces=False predicts no forces)",
+        )
+        self._require(
+            not self.regress_stress or not self.direct_forces,
+            "regress_stress",
+            "False (direct_forces=True; stress is a derivative of the energy, as gradient forces are)",
+        )
+        if self.smooth:
+            for name, value, reason in (
+                ("max_num_neighbors", -1, "neighbours beyond a cap come and go"),
+                ("num_resolutions", 1, "edges change the resolution with their rank"),
+                ("mmax", 0, "frames jump somewhere, and orders above 0 see it"),
+            ):
+                self._require(getattr(self, name) == value, name, f"{value} (smooth=True: {reason})")
 
     @property
     def taps(self) -> int:
         """T, the number of rolls a message is averaged over."""
-        return max(1, 4 * self.mmax) if self.num_taps == -1 else self.num_taps
+        return self._count_taps(self.num_taps)
+
+    @property
+    def eval_taps(self) -> int:
+        """The number of rolls in evaluation."""
+        return self._count_taps(self.eval_num_taps or self.num_taps)
+
+    def _count_taps(self, number: int) -> int:
+        return max(1, 4 * self.mmax) if number == -1 else number
 
     @property
     def num_radial(self) -> int:

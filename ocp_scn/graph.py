@@ -58,20 +58,22 @@ def build_graph(
     num_resolutions: int,
     max_num_neighbors: int,
 ) -> Graph:
-    """Cap the edges of each target at the nearest, and put near edges before far ones.
+    """Cap the edges of each target at the nearest, if wanted, and put near edges before far ones.
 
     Args:
         source: (E,) sending atoms.
         target: (E,) receiving atoms.
         vec: (E, 3) edge vectors, Å.
         num_resolutions: 1 (all edges near) or 2 (ranks 0..11 near, the rest far).
-        max_num_neighbors: edges kept for a target.
+        max_num_neighbors: edges kept for a target; -1 keeps all.
 
     Returns:
         The graph; within a resolution edges keep their order.
     """
+    if num_resolutions == 1 and max_num_neighbors == -1:
+        return Graph(source, target, vec, (len(target),))
     rank = distance_ranks(vec.detach().norm(dim=-1), target)
-    kept = rank < max_num_neighbors
+    kept = rank < max_num_neighbors if max_num_neighbors >= 0 else torch.ones_like(rank, dtype=torch.bool)
     near = kept & (rank < NEAR_NEIGHBORS) if num_resolutions == 2 else kept
     groups = [near.nonzero()[:, 0]]
     if num_resolutions == 2:

@@ -6,14 +6,39 @@ C. L. Zitnick, A. Das, A. Kolluru, J. Lan, M. Shuaibi, A. Sriram, Z. Ulissi and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.graph import Graph
-from ocp_scn.nn import EdgeFeatures, GridAggregation, MessageBlock, RadialBasis, SphereReadout, sphere_samples
+from ocp_scn.nn import (
+    EdgeFeatures,
+    GridAggregation,
+    MessageBlock,
+    RadialBasis,
+    SphereReadout,
+    polynomial_envelope,
+    sphere_samples,
+)
 from ocp_scn.sphere import TableModule, num_coefficients, spherical_harmonics, wigner_rows
 from ocp_scn.state_dict import translate_state_dict
+
+
+class EdgeTensors(NamedTuple):
+    """What all layers share about the edges.
+
+    Attributes:
+        radial: (E, R) radial basis.
+        rows: Wigner rows of each resolution.
+        envelopes: factors (E_r,) of the messages of each resolution, or None.
+    """
+
+    radial: Tensor
+    rows: list[list[Tensor]]
+    envelopes: Sequence[Tensor | None]
 
 
 class EdgeBlock(nn.Module):
@@ -30,6 +55,7 @@ class EdgeBlock(nn.Module):
                 lmax=degree,
                 mmax=config.mmax,
                 num_taps=config.taps,
+                eval_num_taps=config.eval_taps,
                 channels=reduced,
                 hidden=hidden,
                 num_features=config.num_basis_functions,
@@ -40,28 +66,32 @@ class EdgeBlock(nn.Module):
         self.downsample = nn.Identity() if same else nn.Linear(channels, reduced, bias=False)
         self.upsample = nn.Identity() if same else nn.Linear(reduced, channels, bias=False)
         self.aggregation = (
-            GridAggregation(lmax=config.lmax, num_bands=config.num_bands, channels=reduced)
+            GridAggregation(
+                lmax=config.lmax,
+                num_bands=config.num_bands,
+                channels=reduced,
+                resolution=config.grid_resolution,
+            )
             if config.use_grid
             else None
         )
 
-    def forward(
-        self, x: Tensor, elements: Tensor, radial: Tensor, graph: Graph, rows: list[list[Tensor]]
-    ) -> Tensor:
+    def forward(self, x: Tensor, elements: Tensor, graph: Graph, edges: EdgeTensors) -> Tensor:
         """Return the layer's update of the signals x, both (A, K, C)."""
-        features = self.edge_features(radial, elements[graph.source], elements[graph.target])  # (E, F)
+        features = self.edge_features(edges.radial, elements[graph.source], elements[graph.target])  # (E, F)
         x = self.downsample(x)  # (A, K, C')
         total = torch.zeros_like(x)
-        for message, r, e, source, target in zip(
+        for message, rows, e, source, target, envelope in zip(
             self.messages,
-            rows,
+            edges.rows,
             features.split(graph.sizes),
             graph.source.split(graph.sizes),
             graph.target.split(graph.sizes),
+            edges.envelopes,
             strict=True,
         ):
-            size = num_coefficients(len(r) - 1)  # K_r
-            values = message(x[:, :size], e, source, target, r)  # (E_r, K_r, C')
+            size = num_coefficients(len(rows) - 1)  # K_r
+            values = message(x[:, :size], e, source, target, rows, envelope)  # (E_r, K_r, C')
             total[:, :size].index_add_(0, target, values)
         if self.aggregation is not None:
             total = self.aggregation(x, total)
@@ -87,16 +117,18 @@ class SCN(TableModule):
         )
         self.edge_blocks = nn.ModuleList(EdgeBlock(config) for _ in range(config.num_interactions))
         self.energy_head = SphereReadout(channels, reduced)
-        self.force_head = SphereReadout(channels, reduced) if config.regress_forces else None
-        samples = sphere_samples(config.num_sphere_samples)
-        self.register_table("samples", samples)  # (N, 3)
+        direct = config.regress_forces and config.direct_forces
+        self.force_head = SphereReadout(channels, reduced) if direct else None
+        samples, weights = sphere_samples(config.num_sphere_samples, config.sphere_quadrature)
+        self.register_table("energy_weights", weights)  # (N,)
+        self.register_table("force_weights", weights[:, None] * samples)  # (N, 3)
         self.register_table("harmonics", spherical_harmonics(samples, config.lmax))  # (N, K)
         translate_state_dict(self)
 
     def forward(
         self, elements: Tensor, graph: Graph, frames: Tensor, system: Tensor, num_systems: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute energies and forces, in the units of the training targets.
+        """Compute energies and direct forces, in the units of the training targets.
 
         Args:
             elements: (A,) atomic numbers, below ``max_num_elements``.
@@ -106,25 +138,31 @@ class SCN(TableModule):
             num_systems: B.
 
         Returns:
-            (B,) energies and (A, 3) forces (None without ``regress_forces``).
+            (B,) energies and (A, 3) forces (None without a readout of their own;
+            :mod:`ocp_scn.gradients` then makes them of the energies).
         """
-        rows = [
-            wigner_rows(f, degree, self.config.mmax)
-            for f, (degree, _) in zip(frames.split(graph.sizes), self.config.resolutions, strict=True)
-        ]
-        radial = self.distance_expansion(graph.vec.norm(dim=-1))  # (E, R)
-
+        edges = self._edge_tensors(graph, frames)
         embedding = self.sphere_embedding(elements)  # (A, C)
         higher = embedding.new_zeros(
             len(elements), num_coefficients(self.config.lmax) - 1, embedding.shape[-1]
         )
         x = torch.cat([embedding[:, None], higher], dim=1)  # (A, K, C)
         for k, block in enumerate(self.edge_blocks):
-            update = block(x, elements, radial, graph, rows)
+            update = block(x, elements, graph, edges)
             x = update if k == 0 else x + update
 
         values = self.harmonics @ x  # (A, N, C)
-        energy = embedding.new_zeros(num_systems).index_add_(0, system, self.energy_head(values).mean(-1))
-        if self.force_head is None:
-            return energy, None
-        return energy, self.force_head(values) @ self.samples / len(self.samples)
+        per_atom = self.energy_head(values) @ self.energy_weights  # (A,)
+        energy = embedding.new_zeros(num_systems).index_add_(0, system, per_atom)
+        return energy, None if self.force_head is None else self.force_head(values) @ self.force_weights
+
+    def _edge_tensors(self, graph: Graph, frames: Tensor) -> EdgeTensors:
+        distance = graph.vec.norm(dim=-1)
+        rows = [
+            wigner_rows(f, degree, self.config.mmax)
+            for f, (degree, _) in zip(frames.split(graph.sizes), self.config.resolutions, strict=True)
+        ]
+        envelopes: Sequence[Tensor | None] = [None] * len(rows)
+        if self.config.smooth:
+            envelopes = polynomial_envelope(distance, self.config.cutoff).split(graph.sizes)
+        return EdgeTensors(self.distance_expansion(distance), rows, envelopes)

@@ -37,7 +37,8 @@ REFUSED = [
     ("cutoff", float("nan"), "a finite number"),
     ("cutoff", "8", "a finite number"),
     ("cutoff", None, "a finite number"),
-    ("max_num_neighbors", 0, "at least 1"),
+    ("max_num_neighbors", 0, "-1 (no cap) or at least 1"),
+    ("max_num_neighbors", -2, "at least -1"),
     ("max_num_neighbors", 20.0, "an integer"),
     ("num_basis_functions", 0, "at least 1"),
     ("distance_function", "gauss", "one of gaussian, sigmoid, linearsigmoid, silu"),
@@ -49,7 +50,17 @@ REFUSED = [
     ("use_pbc_single", 1, "True or False"),
     ("otf_graph", "True", "True or False"),
     ("show_timing_info", 1, "True or False"),
+    ("training_roll", "uniform", "one of random, fixed"),
+    ("evaluation_roll", 0, "a string"),
+    ("eval_num_taps", -2, "at least -1"),
+    ("smooth", 1, "True or False"),
+    ("regress_stress", None, "True or False"),
+    ("sphere_quadrature", "lebedev", "one of spiral, gauss"),
+    ("grid_resolution", 12, "0 or an even number from 14, 2 (lmax + 1)"),
+    ("grid_resolution", 15, "0 or an even number from 14, 2 (lmax + 1)"),
+    ("grid_resolution", 202, "0..200"),
 ]
+SMOOTH = {"smooth": True, "direct_forces": False}
 # Settings that are allowed one by one but not together, and the one that the message names.
 CONTRADICTORY = [
     ({"lmax": 1, "mmax": 2}, "mmax=2", "0..1 (lmax)"),
@@ -58,6 +69,33 @@ CONTRADICTORY = [
     ({"lmax": 6, "num_bands": 8}, "num_bands=8", "1..7 (lmax + 1)"),
     ({"cutoff": 0.03}, "distance_resolution=0.02", "at most cutoff / 2 = 0.015"),
     ({"cutoff": 8.0, "distance_resolution": 5.0}, "distance_resolution=5.0", "at most cutoff / 2 = 4.0"),
+    ({"hidden_channels": 3}, "hidden_channels=3", "at least 4 (num_resolutions=2 gives far edges a quarter)"),
+    (
+        {"regress_forces": False, "direct_forces": False},
+        "direct_forces=False",
+        "True (regress_forces=False predicts no forces)",
+    ),
+    (
+        {"regress_stress": True},
+        "regress_stress=True",
+        "False (direct_forces=True; stress is a derivative of the energy, as gradient forces are)",
+    ),
+    (SMOOTH, "max_num_neighbors=20", "-1 (smooth=True: neighbours beyond a cap come and go)"),
+    (
+        SMOOTH | {"max_num_neighbors": -1},
+        "num_resolutions=2",
+        "1 (smooth=True: edges change the resolution with their rank)",
+    ),
+    (
+        SMOOTH | {"max_num_neighbors": -1, "num_resolutions": 1},
+        "mmax=1",
+        "0 (smooth=True: frames jump somewhere, and orders above 0 see it)",
+    ),
+    (
+        {"sphere_quadrature": "gauss", "num_sphere_samples": 100},
+        "num_sphere_samples=100",
+        "2 n^2 (sphere_quadrature=gauss), such as 98",
+    ),
 ]
 
 
@@ -89,12 +127,6 @@ def test_contradictory_settings(settings, named, expected):
     assert str(error.value) == f"model setting {named}; expected {expected}"
 
 
-def test_forces_as_a_gradient_are_refused():
-    """direct_forces: False is refused instead of ignored."""
-    with pytest.raises(InputError, match="model setting direct_forces=False"):
-        SCNConfig.from_settings({"direct_forces": False})
-
-
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
@@ -113,7 +145,7 @@ def test_unknown_key_names_the_nearest(key, nearest):
 def test_unknown_key_without_a_near_one():
     """A key like no other is an error that lists all settings."""
     with pytest.raises(
-        InputError, match=r"unknown model setting 'xyz'; known: regress_forces, .*show_timing_info"
+        InputError, match=r"unknown model setting 'xyz'; known: regress_forces, .*grid_resolution"
     ):
         SCNConfig.from_settings({"xyz": 1})
 
@@ -144,6 +176,20 @@ def test_names_and_defaults_are_those_of_the_built_in_model():
 def test_taps(settings, taps):
     """-1 means 4 mmax taps, 1 for mmax 0; any other number is taken as it is."""
     assert SCNConfig(**settings).taps == taps
+
+
+@pytest.mark.parametrize(
+    ("settings", "taps"),
+    [
+        ({}, 4),
+        ({"num_taps": 1}, 1),
+        ({"num_taps": 1, "eval_num_taps": 16}, 16),
+        ({"eval_num_taps": -1, "mmax": 2}, 8),
+    ],
+)
+def test_taps_in_evaluation(settings, taps):
+    """0 means the taps of training, -1 means 4 mmax; any other number is taken as it is."""
+    assert SCNConfig(**settings).eval_taps == taps
 
 
 @pytest.mark.parametrize(("lmax", "far"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (6, 4), (7, 5), (10, 8)])

@@ -214,7 +214,7 @@ def test_c15_point_scaling():
     weights = density_weights(points)
     assert weights.mean().item() == pytest.approx(1)
     assert (weights - 1).abs().max() < 0.02
-    assert torch.equal(sphere_samples(128), points * weights[:, None])
+    assert torch.equal(sphere_samples(128)[0], points * weights[:, None])
 
 
 def test_c16_readouts(model):
@@ -224,7 +224,7 @@ def test_c16_readouts(model):
         torch.nn.init.constant_(head.fc3.bias, value)
     out = model(structure())
     assert out["energy"].item() == pytest.approx(3 * 0.25)
-    assert torch.allclose(out["forces"], 0.5 * sphere_samples(16).float().mean(0).expand(3, 3), atol=1e-7)
+    assert torch.allclose(out["forces"], 0.5 * sphere_samples(16)[0].float().mean(0).expand(3, 3), atol=1e-7)
 
 
 def test_c17_units():
@@ -290,3 +290,26 @@ def test_c22_elements(model):
     model(structure(atomic_numbers=torch.tensor([89, 8, 1])))
     with pytest.raises(InputError, match="atomic number 90"):
         model(structure(atomic_numbers=torch.tensor([90, 8, 1])))
+
+
+def test_c23_derivatives():
+    torch.manual_seed(2)
+    settings = {"lmax": 2, "num_interactions": 1, "hidden_channels": 16, "sphere_channels": 8}
+    settings |= {"sphere_channels_reduce": 8, "num_basis_functions": 8, "distance_resolution": 0.5}
+    settings |= {"num_resolutions": 1, "max_num_neighbors": -1}  # equal distances make ranks jump
+    model = SphericalChannelNetwork(
+        **settings, direct_forces=False, regress_stress=True, otf_graph=True, cutoff=6.0
+    )
+    model, data, step = model.double().eval(), structure(dtype=torch.float64), 1e-4
+    energies = []
+    for sign in (1, -1):
+        moved, strained = data.clone(), data.clone()
+        moved.pos[0, 2] += sign * step
+        strain = torch.zeros(3, 3, dtype=torch.float64)
+        strain[1, 1] = sign * step
+        strained.pos, strained.cell = data.pos + data.pos @ strain, data.cell + data.cell @ strain
+        energies.append([model(changed)["energy"].item() for changed in (moved, strained)])
+    out = model(data)
+    force, stress = [-(plus - minus) / (2 * step) for plus, minus in zip(*energies, strict=True)]
+    assert out["forces"][0, 2].item() == pytest.approx(force, rel=1e-6)
+    assert out["stress"][0, 1, 1].item() == pytest.approx(-stress / 125, rel=1e-6)

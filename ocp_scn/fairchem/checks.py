@@ -33,6 +33,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     ours = model["name"] in NAMES
     if ours:
         check_model(model)
+        check_normalizers(model, config.get("dataset"))
     mode = config["mode"]
     splits = _splits(config.get("dataset"))
     needed = _NEEDED_SPLIT.get(mode)
@@ -52,6 +53,22 @@ def check_run(config: Mapping[str, Any]) -> None:
 def check_model(settings: Mapping[str, Any]) -> None:
     """Check the ``model`` section of a configuration that names this package's model."""
     SCNConfig.from_settings({key: value for key, value in settings.items() if key != "name"})
+
+
+def check_normalizers(model: Mapping[str, Any], dataset: Any) -> None:
+    """Check that forces which are derivatives of the energy are normalised as it is."""
+    if model.get("direct_forces", True) or not model.get("regress_forces", True):
+        return
+    transforms = _splits(dataset).get("train", {}).get("transforms") or {}
+    normalizer = transforms.get("normalizer") or {}
+    energy, forces = (
+        {"mean": 0.0, "stdev": 1.0, **(normalizer.get(name) or {})} for name in ("energy", "forces")
+    )
+    if forces["mean"] != 0 or forces["stdev"] != energy["stdev"]:
+        raise InputError(
+            f"direct_forces=False makes forces of the energy's derivative, but normalizer.forces has mean "
+            f"{forces['mean']} and stdev {forces['stdev']}; expected 0 and {energy['stdev']}, the energy's"
+        )
 
 
 def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -> int | None:

@@ -70,18 +70,29 @@ def _radius_graph(data: Any, config: SCNConfig) -> tuple[Tensor, Tensor]:
     indices, offsets, first_atom = [], [], 0
     for part in parts:
         single = part.clone()
-        single.pos, single.cell = part.pos.detach().float(), part.cell.detach().float()
         single.natoms = torch.atleast_1d(torch.as_tensor(part.natoms, device=part.pos.device))
-        periodic = _periodic(part) if config.use_pbc else [False] * 3
-        single.pbc = torch.tensor([periodic])
+        single.pbc = torch.tensor([_periodic(part) if config.use_pbc else [False] * 3])
+        pos, images = _wrap(part.pos.detach(), part.cell.detach(), single.natoms, single.pbc[0])
+        single.pos, single.cell = pos.float(), part.cell.detach().float()
         with default_dtype(torch.float32):  # its search mixes its input with the default
             index, offset, _ = radius_graph_pbc(
                 single, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
             )
         indices.append(index + first_atom)
-        offsets.append(offset)
+        offsets.append(offset - images[index[0]].to(offset) + images[index[1]].to(offset))
         first_atom += len(part.pos)
     return torch.cat(indices, dim=1), torch.cat(offsets)
+
+
+def _wrap(pos: Tensor, cell: Tensor, natoms: Tensor, periodic: Tensor) -> tuple[Tensor, Tensor]:
+    """Move atoms into their cells, which fairchem's search takes for granted; return images (A, 3) too.
+
+    pos = wrapped + images @ cell, with zero images along directions that are not periodic.
+    """
+    cells = cell.reshape(-1, 3, 3)
+    fractional = pos[:, None] @ torch.linalg.pinv(cells).repeat_interleave(natoms, dim=0)
+    images = fractional.squeeze(1).floor() * periodic.to(pos)
+    return pos - (images[:, None] @ cells.repeat_interleave(natoms, dim=0)).squeeze(1), images
 
 
 def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from ocp_scn.nn.aggregation import GridAggregation
 from ocp_scn.nn.heads import SphereReadout, sphere_samples
 from ocp_scn.nn.message import MessageBlock
-from ocp_scn.nn.radial import EdgeFeatures, RadialBasis
+from ocp_scn.nn.radial import EdgeFeatures, RadialBasis, polynomial_envelope
 
 __all__ = [
     "EdgeFeatures",
@@ -11,5 +11,6 @@ __all__ = [
     "MessageBlock",
     "RadialBasis",
     "SphereReadout",
+    "polynomial_envelope",
     "sphere_samples",
 ]

@@ -16,18 +16,19 @@ class GridAggregation(TableModule):
         lmax: L, largest degree.
         num_bands: b; band j is the signal cut to the degrees 0..L - j.
         channels: C'.
+        resolution: latitudes of the grid; 0 means 2 (L + 1).
     """
 
-    def __init__(self, *, lmax: int, num_bands: int, channels: int) -> None:
+    def __init__(self, *, lmax: int, num_bands: int, channels: int, resolution: int = 0) -> None:
         super().__init__()
         wide = 2 * num_bands * channels
         self.fc1 = nn.Linear(wide, wide)
         self.fc2 = nn.Linear(wide, 2 * channels)
         self.fc3 = nn.Linear(2 * channels, channels)
-        to_grid = band_to_grid(lmax, num_bands)  # (G, b, K)
+        to_grid = band_to_grid(lmax, num_bands, resolution)  # (G, b, K)
         self.grid_size = len(to_grid)
         self.register_table("to_grid", to_grid.flatten(0, 1))
-        self.register_table("from_grid", grid_to_coefficients(lmax))
+        self.register_table("from_grid", grid_to_coefficients(lmax, resolution))
 
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
         """Return the new signal (A, K, C') from the old one and the summed messages, both (A, K, C')."""

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ocp_scn.sphere import density_weights, scale_points, spiral_points
+from ocp_scn.sphere import density_weights, gauss_quadrature, scale_points, spiral_points
 
 
-def sphere_samples(num_points: int) -> Tensor:
-    """Return the readouts' sample vectors r_n (N, 3), float64, scaled as trained weights expect."""
+def sphere_samples(num_points: int, quadrature: str = "spiral") -> tuple[Tensor, Tensor]:
+    """Return the readouts' sample vectors r_n (N, 3) and the weights w_n (N,) of their mean, float64.
+
+    ``spiral`` is what published weights expect: the points carry the weights, and the mean is plain.
+    ``gauss`` has points of length 1 and weights with which the integral of a signal is exact.
+
+    Args:
+        num_points: N; with ``gauss`` 2 n^2.
+        quadrature: ``spiral`` or ``gauss``.
+    """
+    if quadrature == "gauss":
+        points, weights = gauss_quadrature(num_points)
+        return points, weights / num_points
     points = spiral_points(num_points)
-    return scale_points(points, density_weights(points))
+    uniform = torch.full((num_points,), 1 / num_points, dtype=torch.float64)
+    return scale_points(points, density_weights(points)), uniform
 
 
 class SphereReadout(nn.Module):

@@ -46,6 +46,20 @@ class RadialBasis(TableModule):
         return torch.sigmoid(u) + 0.001 * u if self.function == "linearsigmoid" else torch.sigmoid(u)
 
 
+def polynomial_envelope(distance: Tensor, cutoff: float) -> Tensor:
+    """Return factors that fall from 1 at distance 0 to 0 at the cutoff, with two derivatives 0 there.
+
+    1 - 28 u^6 + 48 u^7 - 21 u^8 of u = r / cutoff, 0 beyond (J. Gasteiger, J. Gross and
+    S. Guennemann, ICLR 2020, equation 8 with p = 6).
+
+    Args:
+        distance: (E,) lengths, Å.
+        cutoff: Å.
+    """
+    u = (distance / cutoff).clamp(max=1)
+    return 1 - u**6 * (28 - 48 * u + 21 * u * u)
+
+
 class EdgeFeatures(nn.Module):
     """e = SiLU(W2 SiLU(W1 RBF(r) + B_source[Z_source] + B_target[Z_target])).
 

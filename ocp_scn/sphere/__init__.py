@@ -11,8 +11,15 @@ from ocp_scn.sphere.harmonics import (
     num_coefficients,
     spherical_harmonics,
 )
-from ocp_scn.sphere.quadrature import density_weights, scale_points, spiral_points
-from ocp_scn.sphere.rotation import edge_frames, polar_rotation, rotate_back, rotate_rows, wigner_rows
+from ocp_scn.sphere.quadrature import density_weights, gauss_quadrature, scale_points, spiral_points
+from ocp_scn.sphere.rotation import (
+    edge_frames,
+    polar_rotation,
+    random_rolls,
+    rotate_back,
+    rotate_rows,
+    wigner_rows,
+)
 from ocp_scn.sphere.tables import TableModule, default_dtype
 
 __all__ = [
@@ -21,11 +28,13 @@ __all__ = [
     "default_dtype",
     "density_weights",
     "edge_frames",
+    "gauss_quadrature",
     "grid_points_shape",
     "grid_to_coefficients",
     "kept_orders",
     "num_coefficients",
     "polar_rotation",
+    "random_rolls",
     "rotate_back",
     "rotate_rows",
     "scale_points",

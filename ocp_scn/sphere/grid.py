@@ -1,8 +1,9 @@
-"""Between coefficients and values on a grid of 2(L+1) latitudes x (2(L+1)+1) longitudes.
+"""Between coefficients and values on a grid of R latitudes x (R + 1) longitudes.
 
 The transforms are e3nn's ``ToS2Grid`` and ``FromS2Grid`` (normalisation ``integral``), turned
 into one matrix each: with the few degrees of SCN a single matrix product is the fastest form.
-A signal of degree <= L goes to the grid and back without loss.
+A signal of degree <= L goes to the grid and back without loss. R = 2 (L + 1) in published models;
+a finer grid leaves less of a non-linear function's degrees above L to fold back.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from torch import Tensor
 from ocp_scn.sphere.tables import default_dtype
 
 
-def grid_points_shape(lmax: int) -> tuple[int, int]:
-    """Return the grid's (latitudes, longitudes) for signals up to degree ``lmax``."""
-    return 2 * (lmax + 1), 2 * (lmax + 1) + 1
+def grid_points_shape(lmax: int, resolution: int = 0) -> tuple[int, int]:
+    """Return the grid's (latitudes, longitudes) for signals up to degree ``lmax``.
+
+    Raises:
+        ValueError: for a ``resolution`` (latitudes; 0 means 2 (lmax + 1)) that is odd or too small.
+    """
+    latitudes = resolution or 2 * (lmax + 1)
+    if latitudes % 2 or latitudes < 2 * (lmax + 1):
+        raise ValueError(f"resolution={resolution}; expected an even number from {2 * (lmax + 1)}")
+    return latitudes, latitudes + 1
 
 
-def band_to_grid(lmax: int, num_bands: int) -> Tensor:
+def band_to_grid(lmax: int, num_bands: int, resolution: int = 0) -> Tensor:
     """Return the matrices that evaluate a signal, and its truncations, on the grid.
 
     Band j of a signal of degree ``lmax`` is the signal cut to the degrees 0..lmax - j.
@@ -27,13 +35,14 @@ def band_to_grid(lmax: int, num_bands: int) -> Tensor:
     Args:
         lmax: largest degree, inclusive.
         num_bands: b, 1 <= b <= lmax + 1.
+        resolution: latitudes; 0 means 2 (lmax + 1).
 
     Returns:
         (G, b, (lmax + 1)**2), float64; G = latitudes x longitudes, latitude major.
     """
     if not 1 <= num_bands <= lmax + 1:
         raise ValueError(f"num_bands={num_bands}; expected 1..{lmax + 1} (lmax + 1)")
-    shape = grid_points_shape(lmax)
+    shape = grid_points_shape(lmax, resolution)
     with default_dtype(torch.float64):  # parts of e3nn's tables are made in the default dtype
         transform = ToS2Grid(lmax, shape, normalization="integral", dtype=torch.float64)
     size = (lmax + 1) ** 2
@@ -44,16 +53,17 @@ def band_to_grid(lmax: int, num_bands: int) -> Tensor:
     return bands
 
 
-def grid_to_coefficients(lmax: int) -> Tensor:
+def grid_to_coefficients(lmax: int, resolution: int = 0) -> Tensor:
     """Return the matrix that projects grid values onto the degrees 0..``lmax``.
 
     Args:
         lmax: largest degree, inclusive.
+        resolution: latitudes; 0 means 2 (lmax + 1).
 
     Returns:
         ((lmax + 1)**2, G), float64, the left inverse of ``band_to_grid(lmax, 1)[:, 0]``.
     """
-    shape = grid_points_shape(lmax)
+    shape = grid_points_shape(lmax, resolution)
     with default_dtype(torch.float64):
         transform = FromS2Grid(shape, lmax, normalization="integral", dtype=torch.float64)
     size = shape[0] * shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,3 +62,29 @@ def scale_points(points: Tensor, weights: Tensor) -> Tensor:
         (N, 3) vectors of length ``weights``.
     """
     return points * weights[:, None]
+
+
+def gauss_quadrature(num_points: int) -> tuple[Tensor, Tensor]:
+    """Return points and weights that integrate exactly what the harmonics of high degree allow.
+
+    n Gauss-Legendre nodes along the polar axis times 2 n evenly spaced azimuths integrate every
+    polynomial of degree <= 2 n - 1 on the sphere exactly (https://dlmf.nist.gov/3.5#v).
+
+    Args:
+        num_points: N = 2 n^2.
+
+    Returns:
+        (N, 3) unit vectors and (N,) weights with mean 1, float64.
+
+    Raises:
+        ValueError: if N is not 2 n^2 for an integer n.
+    """
+    n = math.isqrt(max(num_points, 0) // 2)
+    if n < 1 or 2 * n * n != num_points:
+        raise ValueError(f"num_points={num_points}; expected 2 n^2, such as 8, 32, 128 or 512")
+    heights, latitude_weights = np.polynomial.legendre.leggauss(n)
+    y = torch.from_numpy(heights).repeat_interleave(2 * n)
+    azimuth = (torch.arange(2 * n, dtype=torch.float64) * math.pi / n).repeat(n)
+    radius = torch.sqrt(1 - y * y)
+    points = torch.stack([radius * azimuth.sin(), y, radius * azimuth.cos()], dim=-1)
+    return points, torch.from_numpy(latitude_weights).repeat_interleave(2 * n) * n / 2

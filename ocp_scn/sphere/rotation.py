@@ -7,6 +7,7 @@ angles, so that derivatives are finite for edges along every axis.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -42,6 +43,13 @@ def edge_frames(edge_vec: Tensor, roll: Tensor) -> Tensor:
     flip = torch.stack([torch.ones_like(side), side, side], dim=-1)  # half turn about x, or none
     shortest = _shortest_to_pole(turned * flip)
     return polar_rotation(roll) @ (shortest * flip[:, None]) @ generic
+
+
+def random_rolls(
+    number: int, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return angles (E,) drawn uniformly from [0, 2 pi) by ``generator`` (torch's own if None)."""
+    return 2 * math.pi * torch.rand(number, dtype=dtype, device=device, generator=generator)
 
 
 def polar_rotation(angle: Tensor) -> Tensor:

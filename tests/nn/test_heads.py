@@ -36,7 +36,7 @@ def test_readout_is_a_network_at_each_point():
 def test_readout_of_a_constant():
     """A signal of degree 0 has one value everywhere: the mean is that of any point, the force almost 0."""
     readout, coefficients = SphereReadout(6, 4), torch.randn(3, 1, 6)
-    samples = sphere_samples(128)
+    samples, _ = sphere_samples(128)
     numbers = readout(spherical_harmonics(samples, 0) @ coefficients)
     at_one_point = readout(coefficients / math.sqrt(4 * math.pi))
     torch.testing.assert_close(numbers, at_one_point.expand(3, 128))
@@ -46,7 +46,7 @@ def test_readout_of_a_constant():
 
 def test_integral_of_the_direction():
     """The mean of r_n (a . r_n) is a / 3, up to the points' error."""
-    samples, a = sphere_samples(128), torch.tensor([0.3, -2.0, 1.1])
+    (samples, _), a = sphere_samples(128), torch.tensor([0.3, -2.0, 1.1])
     torch.testing.assert_close((samples @ a) @ samples / 128, a / 3, rtol=0.02, atol=0.02)
 
 
@@ -54,7 +54,18 @@ def test_samples_are_spiral_points_times_their_weights():
     """r_n = w_n p_n, as trained weights expect."""
     points = spiral_points(100)
     expected = torch.stack([w * p for w, p in zip(density_weights(points), points, strict=True)])
-    torch.testing.assert_close(sphere_samples(100), expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(sphere_samples(100)[0], expected, rtol=0, atol=1e-15)
+
+
+def test_gauss_samples_integrate_exactly():
+    """Their mean of products of harmonics up to degree 15 in all is exact: orthonormal to rounding."""
+    samples, weights = sphere_samples(128, "gauss")
+    values = spherical_harmonics(samples, 7)
+    gram = 4 * math.pi * (values * weights[:, None]).T @ values
+    torch.testing.assert_close(gram, torch.eye(64), rtol=0, atol=1e-13)
+    spiral, uniform = sphere_samples(128)
+    rough = spherical_harmonics(spiral, 7)
+    assert (4 * math.pi * (rough * uniform[:, None]).T @ rough - torch.eye(64)).abs().max() > 1e-2
 
 
 def test_no_atoms():

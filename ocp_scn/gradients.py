@@ -1,0 +1,51 @@
+"""Forces and stress as derivatives of the energy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ocp_scn.graph import Graph
+
+
+def edge_gradients(energy: Tensor, vec: Tensor, *, create_graph: bool) -> Tensor:
+    """Return dE/dvec (E, 3), the derivative of all energies by the edge vectors, eV/Å.
+
+    An SCN's energy depends on positions through edge vectors alone, so this one derivative gives
+    forces and stress.
+
+    Args:
+        energy: (B,) energies computed from ``vec``.
+        vec: (E, 3) edge vectors that require a gradient.
+        create_graph: keep the graph, to differentiate the result again when training on it.
+    """
+    if not energy.requires_grad:  # no edge anywhere, and frozen weights
+        return torch.zeros_like(vec)
+    (gradient,) = torch.autograd.grad(
+        energy.sum(), vec, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return gradient
+
+
+def forces_from_edges(gradient: Tensor, graph: Graph, num_atoms: int) -> Tensor:
+    """Return -dE/dpos (A, 3), given dE/dvec (E, 3) and vec = pos[source] - pos[target] + offset."""
+    forces = gradient.new_zeros(num_atoms, 3)
+    return forces.index_add(0, graph.source, -gradient).index_add(0, graph.target, gradient)
+
+
+def stress_from_edges(gradient: Tensor, graph: Graph, system: Tensor, cell: Tensor) -> Tensor:
+    """Return the stress (B, 3, 3), eV/Å^3: dE/dstrain / volume for a symmetric strain of atoms and cell.
+
+    A strain e takes vec to vec + vec e, so dE/de = sum over edges of vec^T dE/dvec, symmetrised.
+
+    Args:
+        gradient: (E, 3) dE/dvec.
+        graph: the edges.
+        system: (A,) index of each atom's system.
+        cell: (B, 3, 3) cell vectors in rows, Å; the stress of a system without a volume is NaN.
+    """
+    virial = gradient.new_zeros(len(cell), 3, 3)
+    per_edge = graph.vec[:, :, None] * gradient[:, None, :]  # (E, 3, 3)
+    virial = virial.index_add(0, system[graph.target], (per_edge + per_edge.mT) / 2)
+    volume = torch.linalg.det(cell.to(virial)).abs()
+    return virial / volume.where(volume > 0, torch.nan)[:, None, None]
