@@ -18,12 +18,10 @@ import numpy as np
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.store import read_json, write_json
+from benchmarks.store import ROOT, read_json, write_json
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results/ablation.json"
-PROTOCOL = ROOT / "configs/s2ef/ablation/scn.yml"
-FRAMES = 560  # of the training data, rounded up to a whole number of batches
+PROTOCOL = ROOT / "configs/s2ef/oc20_sample/ablation.yml"
 METRICS = {
     "energy_mae": "energy MAE [eV]",
     "forces_mae": "force MAE [eV/Å]",
@@ -65,9 +63,10 @@ def peers() -> dict[str, dict[str, Any]]:
             "backbone": {
                 "model": f"{_MODELS}.equiformer_v2.equiformer_v2.EquiformerV2Backbone",
                 **graph, **equivariant,
-                "num_layers": 2, "attn_hidden_channels": 32, "num_heads": 4, "attn_alpha_channels": 16,
-                "attn_value_channels": 8, "ffn_hidden_channels": 64, "norm_type": "layer_norm_sh",
-                "grid_resolution": 14, "num_distance_basis": 128, "max_radius": 6.0, "max_neighbors": 12,
+                "num_layers": 2, "sphere_channels": 16, "edge_channels": 32, "attn_hidden_channels": 16,
+                "num_heads": 2, "attn_alpha_channels": 16, "attn_value_channels": 8,
+                "ffn_hidden_channels": 32, "norm_type": "layer_norm_sh", "grid_resolution": 10,
+                "num_distance_basis": 64, "max_radius": 6.0, "max_neighbors": 12,
                 "attn_activation": "silu", "ffn_activation": "silu", "use_grid_mlp": True,
                 "weight_init": "uniform", "alpha_drop": 0.0, "drop_path_rate": 0.0,
             },
@@ -127,9 +126,9 @@ def configuration(experiment: Experiment, data: Path) -> dict[str, Any]:
     config["model"] = experiment.peer or {**config["model"], **experiment.settings}
     for split, source in (("train", "train"), ("val", "val_id")):
         config["dataset"][split]["src"] = str(data / source)
-    if experiment.sample < 1:
-        config["dataset"]["train"]["sample_n"] = round(FRAMES * experiment.sample)
-        config["optim"]["max_epochs"] = round(config["optim"]["max_epochs"] / experiment.sample)
+    train, optim = config["dataset"]["train"], config["optim"]
+    train["sample_n"] = round(train["sample_n"] * experiment.sample)
+    optim["max_epochs"] = round(optim["max_epochs"] / experiment.sample)
     return config
 
 

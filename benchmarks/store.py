@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).parents[1]
+
 
 def read_json(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file, none if it does not exist."""
