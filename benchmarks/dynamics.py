@@ -35,13 +35,18 @@ COLUMNS = (
 EPILOG = """example:
   python -m benchmarks.dynamics direct=runs/demo/checkpoints/train/best_checkpoint.pt \\
       smooth=runs/smooth/checkpoints/train/best_checkpoint.pt
-Each model first brings a structure to the temperature with a thermostat, then runs without one. Drift is
-the slope of a line through the total energy of the moving atoms over time, noise its deviation from that line."""
+Each model first brings a structure to the temperature with a thermostat, then runs without one.
+Drift is the slope of a line through the total energy per moving atom, noise the deviation from it."""
 
 
 def read_atoms(source: Path, index: int) -> Atoms:
     """Return a structure of an LMDB data set with its fixed atoms."""
-    data = LmdbDataset({"src": str(source)})[index]
+    if not source.exists():
+        raise ocp_scn.InputError(f"--data {source} does not exist")
+    data_set = LmdbDataset({"src": str(source)})
+    if index >= len(data_set):
+        raise ocp_scn.InputError(f"--systems {index + 1}, but {source} has {len(data_set)}")
+    data = data_set[index]
     atoms = Atoms(data.atomic_numbers.int().tolist(), data.pos.numpy(), cell=data.cell[0].numpy(), pbc=True)
     atoms.set_constraint(FixAtoms(mask=data.fixed.bool().tolist()))
     atoms.set_tags(data.tags.int().tolist())
@@ -113,17 +118,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     try:
-        models = dict(check_model(text) for text in args.models)
-        if not args.data.exists():
-            raise ocp_scn.InputError(f"--data {args.data} does not exist")
+        models = dict(parse_model(text) for text in args.models)
+        structures = [read_atoms(args.data, index) for index in range(args.systems)]
     except ocp_scn.InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     records = []
     for name, checkpoint in models.items():
         calculator = OCPCalculator(checkpoint_path=checkpoint, cpu=not torch.cuda.is_available(), seed=0)
-        for index in range(args.systems):
-            atoms = read_atoms(args.data, index)
+        for index, structure in enumerate(structures):
+            atoms = structure.copy()
             atoms.calc = calculator
             figures = run_nve(
                 atoms,
@@ -144,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def check_model(text: str) -> tuple[str, Path]:
+def parse_model(text: str) -> tuple[str, Path]:
     """Return the name and the file of NAME=CHECKPOINT."""
     name, _, path = text.partition("=")
     if not path or not Path(path).is_file():

@@ -6,7 +6,6 @@ C. L. Zitnick, A. Das, A. Kolluru, J. Lan, M. Shuaibi, A. Sriram, Z. Ulissi and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,12 +32,12 @@ class EdgeTensors(NamedTuple):
     Attributes:
         radial: (E, R) radial basis.
         rows: Wigner rows of each resolution.
-        envelopes: factors (E_r,) of the messages of each resolution, or None.
+        rows_back: the same times the envelope of the messages.
     """
 
     radial: Tensor
     rows: list[list[Tensor]]
-    envelopes: Sequence[Tensor | None]
+    rows_back: list[list[Tensor]]
 
 
 class EdgeBlock(nn.Module):
@@ -81,17 +80,17 @@ class EdgeBlock(nn.Module):
         features = self.edge_features(edges.radial, elements[graph.source], elements[graph.target])  # (E, F)
         x = self.downsample(x)  # (A, K, C')
         total = torch.zeros_like(x)
-        for message, rows, e, source, target, envelope in zip(
+        for message, rows, rows_back, e, source, target in zip(
             self.messages,
             edges.rows,
+            edges.rows_back,
             features.split(graph.sizes),
             graph.source.split(graph.sizes),
             graph.target.split(graph.sizes),
-            edges.envelopes,
             strict=True,
         ):
             size = num_coefficients(len(rows) - 1)  # K_r
-            values = message(x[:, :size], e, source, target, rows, envelope)  # (E_r, K_r, C')
+            values = message(x[:, :size], e, source, target, rows, rows_back)  # (E_r, K_r, C')
             total[:, :size].index_add_(0, target, values)
         if self.aggregation is not None:
             total = self.aggregation(x, total)
@@ -162,7 +161,8 @@ class SCN(TableModule):
             wigner_rows(f, degree, self.config.mmax)
             for f, (degree, _) in zip(frames.split(graph.sizes), self.config.resolutions, strict=True)
         ]
-        envelopes: Sequence[Tensor | None] = [None] * len(rows)
+        rows_back = rows
         if self.config.smooth:
-            envelopes = polynomial_envelope(distance, self.config.cutoff).split(graph.sizes)
-        return EdgeTensors(self.distance_expansion(distance), rows, envelopes)
+            envelope = polynomial_envelope(distance, self.config.cutoff)[:, None, None].split(graph.sizes)
+            rows_back = [[e * row for row in blocks] for e, blocks in zip(envelope, rows, strict=True)]
+        return EdgeTensors(self.distance_expansion(distance), rows, rows_back)

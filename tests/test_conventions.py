@@ -13,9 +13,9 @@ from torch_geometric.data import Batch, Data
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.graph import build_graph, distance_ranks
-from ocp_scn.nn import MessageBlock, SphereReadout, sphere_samples
+from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
 from ocp_scn.sphere import (
-    band_to_grid,
+    coefficients_to_grid,
     density_weights,
     edge_frames,
     grid_points_shape,
@@ -187,16 +187,22 @@ def test_c11_taps(vectors):
 
 
 def test_c12_bands():
-    bands = band_to_grid(LMAX, 3)
-    x = torch.randn(num_coefficients(LMAX), dtype=torch.float64)
-    for j in range(3):
-        cut = torch.cat([x[: (LMAX - j + 1) ** 2], torch.zeros((LMAX + 1) ** 2 - (LMAX - j + 1) ** 2)])
-        assert torch.allclose(bands[:, j] @ x, bands[:, 0] @ cut)
+    block = GridAggregation(lmax=LMAX, num_bands=3, channels=2).double()
+    torch.nn.init.zeros_(block.fc1.bias)
+    x, messages = torch.randn(2, 1, num_coefficients(LMAX), 2, dtype=torch.float64).unbind()
+    on_grid = []
+    for signal in (x, messages):
+        for j in range(3):
+            cut = signal.clone()
+            cut[:, (LMAX - j + 1) ** 2 :] = 0
+            on_grid.append(block.to_grid @ cut)
+    expected = torch.cat(on_grid, dim=-1) @ block.fc1.weight.T
+    assert torch.allclose(block.to_grid @ block._first_map(x, messages), expected)
 
 
 def test_c13_grid():
     assert grid_points_shape(6) == (14, 15)
-    to_grid, from_grid = band_to_grid(LMAX, 1)[:, 0], grid_to_coefficients(LMAX)
+    to_grid, from_grid = coefficients_to_grid(LMAX), grid_to_coefficients(LMAX)
     assert len(to_grid) == math.prod(grid_points_shape(LMAX))
     assert torch.allclose(from_grid @ to_grid, torch.eye((LMAX + 1) ** 2, dtype=torch.float64), atol=1e-6)
 

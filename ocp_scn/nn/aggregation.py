@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
-from ocp_scn.sphere import TableModule, band_to_grid, grid_to_coefficients
+from ocp_scn.nn.recompute import linears, recomputed
+from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
 
 
 class GridAggregation(TableModule):
     """A network applied at every point of a sphere grid to the old and the new signal.
+
+    The first map's input is the signals' values on the grid, cut to the degrees 0..L - j for each
+    band j; its last map's output is projected onto the degrees 0..L. Both maps are linear and
+    the same at all points, so they commute with the transforms and are applied to the few
+    coefficients instead of the many points; bands are then sums of the first map's parts.
 
     Args:
         lmax: L, largest degree.
@@ -22,19 +30,37 @@ class GridAggregation(TableModule):
     def __init__(self, *, lmax: int, num_bands: int, channels: int, resolution: int = 0) -> None:
         super().__init__()
         wide = 2 * num_bands * channels
+        self.lmax, self.num_bands = lmax, num_bands
         self.fc1 = nn.Linear(wide, wide)
         self.fc2 = nn.Linear(wide, 2 * channels)
         self.fc3 = nn.Linear(2 * channels, channels)
-        to_grid = band_to_grid(lmax, num_bands, resolution)  # (G, b, K)
-        self.grid_size = len(to_grid)
-        self.register_table("to_grid", to_grid.flatten(0, 1))
-        self.register_table("from_grid", grid_to_coefficients(lmax, resolution))
+        self.register_table("to_grid", coefficients_to_grid(lmax, resolution))  # (G, K)
+        self.register_table("from_grid", grid_to_coefficients(lmax, resolution))  # (K, G)
 
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
         """Return the new signal (A, K, C') from the old one and the summed messages, both (A, K, C')."""
-        grid = torch.cat([self._bands(x), self._bands(messages)], dim=-1)  # (A, G, 2 b C')
-        return self.from_grid @ self.fc3(silu(self.fc2(silu(self.fc1(grid)))))
+        first = _add_constant(self._first_map(x, messages), self.fc1.bias)  # (A, K, 2 b C')
+        (second,) = linears(lambda y: (silu(self.to_grid @ y),), (self.fc2.weight,), first)  # (A, G, 2 C')
+        projected = recomputed(lambda y, b: self.from_grid @ silu(y + b), second, self.fc2.bias)
+        return _add_constant(linear(projected, self.fc3.weight), self.fc3.bias)
 
-    def _bands(self, x: Tensor) -> Tensor:
-        """Evaluate all bands on the grid: (A, K, C') -> (A, G, b C')."""
-        return (self.to_grid @ x).view(len(x), self.grid_size, -1)
+    def _first_map(self, x: Tensor, messages: Tensor) -> Tensor:
+        """Return the coefficients of the first map's output, without its bias.
+
+        A degree that lies in the bands 0..j gets the sum of those bands' parts of the map.
+        """
+        both = torch.cat([x, messages], dim=-1)  # (A, K, 2 C')
+        weight = self.fc1.weight.view(len(self.fc1.weight), 2, self.num_bands, -1).cumsum(2)
+        last = self.num_bands - 1
+        borders = [0, *((self.lmax + 1 - j) ** 2 for j in range(last, -1, -1))]
+        parts = [
+            linear(both[:, borders[last - j] : borders[last - j + 1]], weight[:, :, j].flatten(1))
+            for j in range(last, -1, -1)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _add_constant(coefficients: Tensor, constant: Tensor) -> Tensor:
+    """Add, in place, a function with one value everywhere: its coefficient (0, 0) is sqrt(4 pi) times it."""
+    coefficients[:, 0] += math.sqrt(4 * math.pi) * constant
+    return coefficients

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from ocp_scn.nn.recompute import linears, recomputed
 from ocp_scn.nn.taps import Taps
-from ocp_scn.sphere import num_coefficients, rotate_back, rotate_rows
+from ocp_scn.sphere import num_coefficients, rotate_back, rotate_degrees
 
 
 class MessageBlock(nn.Module):
@@ -58,7 +59,7 @@ class MessageBlock(nn.Module):
         source: Tensor,
         target: Tensor,
         rows: list[Tensor],
-        envelope: Tensor | None = None,
+        rows_back: list[Tensor] | None = None,
     ) -> Tensor:
         """Compute messages.
 
@@ -67,25 +68,34 @@ class MessageBlock(nn.Module):
             features: (E, F) edge features.
             source, target: (E,) ends of the edges.
             rows: Wigner rows of the edge frames for the degrees 0..lmax.
-            envelope: (E,) factors of the messages; 1 if None.
+            rows_back: those that turn messages back, where they carry a factor; ``rows`` if None.
 
         Returns:
             (E, (lmax + 1)**2, C') in the global frame.
         """
-        ends = [rotate_rows(rows, x.index_select(0, end)) for end in (source, target)]
-        kept = torch.cat(ends, dim=1)  # (E, 2S, C')
-        gate = silu(self.fc_features(features))  # (E, H)
         taps = self.taps if self.training else self.eval_taps
-        if taps is None:
-            values = self._network(self.fc1(kept.flatten(1)), gate)  # (E, S C')
-            values = values.view(len(source), self.num_kept, x.shape[-1])
-        else:
-            first = taps.first_map(kept, self.fc1.weight, self.fc1.bias)  # (E, T, H)
-            values = taps.average(self._network(first, gate[:, None]))
-        if envelope is not None:
-            values = values * envelope[:, None, None]
-        return rotate_back(rows, values)
 
-    def _network(self, first: Tensor, gate: Tensor) -> Tensor:
-        """Return SiLU(A3 SiLU(A2 (SiLU(A1 u) * gate))) from A1 u."""
-        return silu(self.fc3(silu(self.fc2(silu(first) * gate))))
+        def in_edge_frames(x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+            ends = [rotate_degrees(rows, x.index_select(0, end)) for end in (source, target)]
+            if taps is None:
+                return (torch.cat(ends[0] + ends[1], dim=1).flatten(1)[:, None],)  # (E, 1, 2 S C')
+            return taps.split_input(ends)
+
+        def gated(gate: Tensor, bias: Tensor, *first: Tensor) -> tuple[Tensor]:
+            rolled = taps.waves @ torch.cat(first, dim=1) if taps else first[0]  # (E, T, H)
+            return (silu(rolled + bias) * silu(gate)[:, None],)
+
+        def activated(second: Tensor, bias: Tensor) -> tuple[Tensor]:
+            return (silu(second + bias),)
+
+        def in_global_frame(values: Tensor, bias: Tensor, *rows: Tensor) -> Tensor:
+            values = silu(values + bias)  # (E, T, S C')
+            kept = taps.average(values) if taps else values.view(len(values), self.num_kept, x.shape[-1])
+            return rotate_back(rows, kept)
+
+        weights = taps.split_weight(self.fc1.weight) if taps else (self.fc1.weight,)
+        first = linears(in_edge_frames, weights, x, *rows)
+        gate = self.fc_features(features)
+        (second,) = linears(gated, (self.fc2.weight,), gate, self.fc1.bias, *first)
+        (values,) = linears(activated, (self.fc3.weight,), second, self.fc2.bias)
+        return recomputed(in_global_frame, values, self.fc3.bias, *(rows_back or rows))

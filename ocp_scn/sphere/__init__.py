@@ -5,7 +5,7 @@ order and ``integral`` normalisation, polar axis +y, degrees 0..lmax inclusive, 
 ``l*l + l + m``.
 """
 
-from ocp_scn.sphere.grid import band_to_grid, grid_points_shape, grid_to_coefficients
+from ocp_scn.sphere.grid import coefficients_to_grid, grid_points_shape, grid_to_coefficients
 from ocp_scn.sphere.harmonics import (
     kept_orders,
     num_coefficients,
@@ -17,6 +17,7 @@ from ocp_scn.sphere.rotation import (
     polar_rotation,
     random_rolls,
     rotate_back,
+    rotate_degrees,
     rotate_rows,
     wigner_rows,
 )
@@ -24,7 +25,7 @@ from ocp_scn.sphere.tables import TableModule, default_dtype
 
 __all__ = [
     "TableModule",
-    "band_to_grid",
+    "coefficients_to_grid",
     "default_dtype",
     "density_weights",
     "edge_frames",
@@ -36,6 +37,7 @@ __all__ = [
     "polar_rotation",
     "random_rolls",
     "rotate_back",
+    "rotate_degrees",
     "rotate_rows",
     "scale_points",
     "spherical_harmonics",

@@ -27,30 +27,21 @@ def grid_points_shape(lmax: int, resolution: int = 0) -> tuple[int, int]:
     return latitudes, latitudes + 1
 
 
-def band_to_grid(lmax: int, num_bands: int, resolution: int = 0) -> Tensor:
-    """Return the matrices that evaluate a signal, and its truncations, on the grid.
-
-    Band j of a signal of degree ``lmax`` is the signal cut to the degrees 0..lmax - j.
+def coefficients_to_grid(lmax: int, resolution: int = 0) -> Tensor:
+    """Return the matrix that evaluates a signal on the grid.
 
     Args:
         lmax: largest degree, inclusive.
-        num_bands: b, 1 <= b <= lmax + 1.
         resolution: latitudes; 0 means 2 (lmax + 1).
 
     Returns:
-        (G, b, (lmax + 1)**2), float64; G = latitudes x longitudes, latitude major.
+        (G, (lmax + 1)**2), float64; G = latitudes x longitudes, latitude major.
     """
-    if not 1 <= num_bands <= lmax + 1:
-        raise ValueError(f"num_bands={num_bands}; expected 1..{lmax + 1} (lmax + 1)")
     shape = grid_points_shape(lmax, resolution)
     with default_dtype(torch.float64):  # parts of e3nn's tables are made in the default dtype
         transform = ToS2Grid(lmax, shape, normalization="integral", dtype=torch.float64)
     size = (lmax + 1) ** 2
-    full = transform(torch.eye(size, dtype=torch.float64)).reshape(size, -1).T  # (G, K)
-    bands = full[:, None].repeat(1, num_bands, 1)
-    for band in range(num_bands):
-        bands[:, band, (lmax + 1 - band) ** 2 :] = 0
-    return bands
+    return transform(torch.eye(size, dtype=torch.float64)).reshape(size, -1).T.contiguous()
 
 
 def grid_to_coefficients(lmax: int, resolution: int = 0) -> Tensor:
@@ -61,7 +52,7 @@ def grid_to_coefficients(lmax: int, resolution: int = 0) -> Tensor:
         resolution: latitudes; 0 means 2 (lmax + 1).
 
     Returns:
-        ((lmax + 1)**2, G), float64, the left inverse of ``band_to_grid(lmax, 1)[:, 0]``.
+        ((lmax + 1)**2, G), float64, the left inverse of :func:`coefficients_to_grid`.
     """
     shape = grid_points_shape(lmax, resolution)
     with default_dtype(torch.float64):

@@ -8,6 +8,7 @@ angles, so that derivatives are finite for edges along every axis.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -88,21 +89,26 @@ def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
     return [block @ inverse for block, inverse in zip(values.split(sizes, dim=1), inverses, strict=True)]
 
 
-def rotate_rows(rows: list[Tensor], coefficients: Tensor) -> Tensor:
-    """Turn signals into the edge frames and keep the orders of ``rows``.
+def rotate_degrees(rows: Sequence[Tensor], coefficients: Tensor) -> list[Tensor]:
+    """Turn signals into the edge frames and keep the orders of ``rows``, degree by degree.
 
     Args:
         rows: blocks of :func:`wigner_rows` for the degrees 0..L.
         coefficients: (E, (L + 1)**2, C).
 
     Returns:
-        (E, S, C) in the order of :func:`~ocp_scn.sphere.kept_orders`.
+        L + 1 tensors; number l has the shape (E, 2 min(l, mmax) + 1, C).
     """
     degrees = coefficients.split([block.shape[2] for block in rows], dim=1)
-    return torch.cat([torch.bmm(block, x) for block, x in zip(rows, degrees, strict=True)], dim=1)
+    return [torch.bmm(block, x) for block, x in zip(rows, degrees, strict=True)]
 
 
-def rotate_back(rows: list[Tensor], kept: Tensor) -> Tensor:
+def rotate_rows(rows: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """Return :func:`rotate_degrees` joined: (E, S, C) in the order of :func:`~ocp_scn.sphere.kept_orders`."""
+    return torch.cat(rotate_degrees(rows, coefficients), dim=1)
+
+
+def rotate_back(rows: Sequence[Tensor], kept: Tensor) -> Tensor:
     """Turn kept orders (E, S, C) back from the edge frames: (E, (L + 1)**2, C), all orders."""
     blocks = kept.split([block.shape[1] for block in rows], dim=1)
     return torch.cat([torch.bmm(block.mT, v) for block, v in zip(rows, blocks, strict=True)], dim=1)
