@@ -13,23 +13,27 @@ NEAR_NEIGHBORS = 12
 
 @dataclass(frozen=True)
 class Graph:
-    """Directed edges source -> target, the near ones first.
+    """Directed edges source -> target, the near ones first; within a resolution sorted by target and length.
 
     Attributes:
         source: (E,) index of the atom that sends.
         target: (E,) index of the atom that receives.
         vec: (E, 3) pos[source] - pos[target] + periodic offset, Å.
+        rank: (E,) number of the edge, from 0, among those of its target and resolution.
         sizes: number of edges of each resolution, near first; sums to E.
+        widths: largest number of edges that a target has in each resolution.
     """
 
     source: Tensor
     target: Tensor
     vec: Tensor
+    rank: Tensor
     sizes: tuple[int, ...]
+    widths: tuple[int, ...]
 
 
-def distance_ranks(distance: Tensor, target: Tensor) -> Tensor:
-    """Return each edge's rank (from 0) by distance among the edges of its target.
+def sort_by_target(distance: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort edges by target, those of a target by distance.
 
     Equal distances keep the order of the edges, so ranks never depend on how a sort breaks ties.
 
@@ -38,16 +42,14 @@ def distance_ranks(distance: Tensor, target: Tensor) -> Tensor:
         target: (E,) targets, in any order.
 
     Returns:
-        (E,) ranks.
+        (E,) indices that sort the edges, and (E,) the rank (from 0) of each sorted edge among those
+        of its target.
     """
     by_distance = torch.argsort(distance, stable=True)
     order = by_distance[torch.argsort(target[by_distance], stable=True)]
     grouped = target[order]
-    position = torch.arange(len(target), device=target.device)
     first = torch.searchsorted(grouped, grouped)  # where each target's group begins
-    ranks = torch.empty_like(position)
-    ranks[order] = position - first
-    return ranks
+    return order, torch.arange(len(target), device=target.device) - first
 
 
 def build_graph(
@@ -66,17 +68,20 @@ def build_graph(
         vec: (E, 3) edge vectors, Å.
         num_resolutions: 1 (all edges near) or 2 (ranks 0..11 near, the rest far).
         max_num_neighbors: edges kept for a target; -1 keeps all.
-
-    Returns:
-        The graph; within a resolution edges keep their order.
     """
-    if num_resolutions == 1 and max_num_neighbors == -1:
-        return Graph(source, target, vec, (len(target),))
-    rank = distance_ranks(vec.detach().norm(dim=-1), target)
+    order, rank = sort_by_target(vec.detach().norm(dim=-1), target)
     kept = rank < max_num_neighbors if max_num_neighbors >= 0 else torch.ones_like(rank, dtype=torch.bool)
     near = kept & (rank < NEAR_NEIGHBORS) if num_resolutions == 2 else kept
     groups = [near.nonzero()[:, 0]]
     if num_resolutions == 2:
         groups.append((kept & ~near).nonzero()[:, 0])
-    order = torch.cat(groups)
-    return Graph(source[order], target[order], vec[order], tuple(len(g) for g in groups))
+    ranks = [rank[group] - k * NEAR_NEIGHBORS for k, group in enumerate(groups)]
+    order = order[torch.cat(groups)]
+    return Graph(
+        source[order],
+        target[order],
+        vec[order],
+        torch.cat(ranks),
+        tuple(len(group) for group in groups),
+        tuple(int(r.max()) + 1 if len(r) else 0 for r in ranks),
+    )

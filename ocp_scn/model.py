@@ -6,8 +6,6 @@ C. L. Zitnick, A. Das, A. Kolluru, J. Lan, M. Shuaibi, A. Sriram, Z. Ulissi and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -15,29 +13,17 @@ from ocp_scn.config import SCNConfig
 from ocp_scn.graph import Graph
 from ocp_scn.nn import (
     EdgeFeatures,
+    EdgeGroup,
     GridAggregation,
     MessageBlock,
     RadialBasis,
     SphereReadout,
+    group_edges,
     polynomial_envelope,
     sphere_samples,
 )
-from ocp_scn.sphere import TableModule, num_coefficients, spherical_harmonics, wigner_rows
+from ocp_scn.sphere import TableModule, dense_rows, num_coefficients, spherical_harmonics, wigner_rows
 from ocp_scn.state_dict import translate_state_dict
-
-
-class EdgeTensors(NamedTuple):
-    """What all layers share about the edges.
-
-    Attributes:
-        radial: (E, R) radial basis.
-        rows: Wigner rows of each resolution.
-        rows_back: the same times the envelope of the messages.
-    """
-
-    radial: Tensor
-    rows: list[list[Tensor]]
-    rows_back: list[list[Tensor]]
 
 
 class EdgeBlock(nn.Module):
@@ -75,23 +61,18 @@ class EdgeBlock(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, elements: Tensor, graph: Graph, edges: EdgeTensors) -> Tensor:
+    def forward(
+        self, x: Tensor, elements: Tensor, graph: Graph, radial: Tensor, groups: list[list[EdgeGroup]]
+    ) -> Tensor:
         """Return the layer's update of the signals x, both (A, K, C)."""
-        features = self.edge_features(edges.radial, elements[graph.source], elements[graph.target])  # (E, F)
+        features = self.edge_features(radial, elements[graph.source], elements[graph.target])  # (E, F)
         x = self.downsample(x)  # (A, K, C')
         total = torch.zeros_like(x)
-        for message, rows, rows_back, e, source, target in zip(
-            self.messages,
-            edges.rows,
-            edges.rows_back,
-            features.split(graph.sizes),
-            graph.source.split(graph.sizes),
-            graph.target.split(graph.sizes),
-            strict=True,
-        ):
-            size = num_coefficients(len(rows) - 1)  # K_r
-            values = message(x[:, :size], e, source, target, rows, rows_back)  # (E_r, K_r, C')
-            total[:, :size].index_add_(0, target, values)
+        for message, of_resolution in zip(self.messages, groups, strict=True):
+            size = of_resolution[0].rows.shape[2]  # K_r
+            cut = x[:, :size].contiguous()
+            sums = [message(cut, features[group.edges], group) for group in of_resolution]
+            total[:, :size] += torch.cat(sums)
         if self.aggregation is not None:
             total = self.aggregation(x, total)
         return self.upsample(total)  # (A, K, C)
@@ -140,14 +121,16 @@ class SCN(TableModule):
             (B,) energies and (A, 3) forces (None without a readout of their own;
             :mod:`ocp_scn.gradients` then makes them of the energies).
         """
-        edges = self._edge_tensors(graph, frames)
+        distance = graph.vec.norm(dim=-1)
+        radial = self.distance_expansion(distance)  # (E, R)
+        groups = self._edge_groups(graph, frames, distance, len(elements))
         embedding = self.sphere_embedding(elements)  # (A, C)
         higher = embedding.new_zeros(
             len(elements), num_coefficients(self.config.lmax) - 1, embedding.shape[-1]
         )
         x = torch.cat([embedding[:, None], higher], dim=1)  # (A, K, C)
         for k, block in enumerate(self.edge_blocks):
-            update = block(x, elements, graph, edges)
+            update = block(x, elements, graph, radial, groups)
             x = update if k == 0 else x + update
 
         values = self.harmonics @ x  # (A, N, C)
@@ -155,14 +138,16 @@ class SCN(TableModule):
         energy = embedding.new_zeros(num_systems).index_add_(0, system, per_atom)
         return energy, None if self.force_head is None else self.force_head(values) @ self.force_weights
 
-    def _edge_tensors(self, graph: Graph, frames: Tensor) -> EdgeTensors:
-        distance = graph.vec.norm(dim=-1)
-        rows = [
-            wigner_rows(f, degree, self.config.mmax)
-            for f, (degree, _) in zip(frames.split(graph.sizes), self.config.resolutions, strict=True)
-        ]
-        rows_back = rows
-        if self.config.smooth:
-            envelope = polynomial_envelope(distance, self.config.cutoff)[:, None, None].split(graph.sizes)
-            rows_back = [[e * row for row in blocks] for e, blocks in zip(envelope, rows, strict=True)]
-        return EdgeTensors(self.distance_expansion(distance), rows, rows_back)
+    def _edge_groups(
+        self, graph: Graph, frames: Tensor, distance: Tensor, num_atoms: int
+    ) -> list[list[EdgeGroup]]:
+        """Return the edges of each resolution with what all layers need to turn signals."""
+        rows, max_edges = [], []
+        of_resolution = zip(frames.split(graph.sizes), self.edge_blocks[0].messages, strict=True)
+        for frames_r, message in of_resolution:
+            dense = dense_rows(wigner_rows(frames_r, message.lmax, self.config.mmax))
+            order = message.kept_order()
+            rows.append(dense if order is None else dense[:, order])
+            max_edges.append(message.max_edges())
+        envelope = polynomial_envelope(distance, self.config.cutoff) if self.config.smooth else None
+        return group_edges(graph, rows, envelope, num_atoms=num_atoms, max_edges=max_edges)

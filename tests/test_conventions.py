@@ -12,7 +12,7 @@ from torch_geometric.data import Batch, Data
 
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
 from ocp_scn.fairchem.neighbors import find_edges
-from ocp_scn.graph import build_graph, distance_ranks
+from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
 from ocp_scn.sphere import (
     coefficients_to_grid,
@@ -29,6 +29,7 @@ from ocp_scn.sphere import (
     spiral_points,
     wigner_rows,
 )
+from tests.messages import edge_messages
 
 PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
 LMAX = 4
@@ -147,7 +148,9 @@ def test_c08_kept_orders(vectors):
 def test_c09_ranks():
     distance = torch.tensor([3.0, 1.0, 2.0, 2.0, 1.0])
     target = torch.tensor([0, 0, 0, 0, 1])
-    assert distance_ranks(distance, target).tolist() == [3, 0, 1, 2, 0]
+    order, rank = sort_by_target(distance, target)
+    assert order.tolist() == [1, 2, 3, 0, 4]
+    assert rank.tolist() == [0, 1, 2, 3, 0]
     vec = torch.stack([distance, 0 * distance, 0 * distance], dim=1)
     graph = build_graph(torch.arange(5), target, vec, num_resolutions=1, max_num_neighbors=2)
     assert graph.source.tolist() == [1, 2, 4]
@@ -159,7 +162,7 @@ def test_c10_resolutions():
     target = torch.zeros(20, dtype=torch.long)
     graph = build_graph(torch.arange(20), target, vec, num_resolutions=2, max_num_neighbors=20)
     assert graph.sizes == (12, 8)
-    assert graph.source.tolist() == [*range(8, 20), *range(8)]
+    assert graph.source.tolist() == [*range(19, 7, -1), *range(7, -1, -1)]
     degrees = {lmax: SCNConfig(lmax=lmax, hidden_channels=256).resolutions for lmax in (3, 5, 6, 8)}
     assert degrees == {
         3: [(3, 256), (3, 64)],
@@ -180,7 +183,7 @@ def test_c11_taps(vectors):
 
     def message(block, roll):
         frames = edge_frames(vectors, torch.full((50,), roll, dtype=torch.float64))
-        return block(x, features, source, target, wigner_rows(frames, LMAX, 1))
+        return edge_messages(block, x, features, source, target, wigner_rows(frames, LMAX, 1))
 
     expected = torch.stack([message(one, 2 * math.pi * t / 4) for t in range(4)]).mean(0)
     assert torch.allclose(message(many, 0.0), expected, atol=1e-12)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocp_scn.graph import build_graph, distance_ranks
+from ocp_scn.graph import build_graph, sort_by_target
 
 # Lengths from a small set, so that many are equal.
 edge_lists = st.lists(st.tuples(st.sampled_from([1.0, 1.5, 2.0, 3.0]), st.integers(0, 4)), max_size=40)
@@ -16,6 +16,13 @@ def ranks_one_by_one(lengths, targets):
     """Count, for each edge, those of its target that are shorter, or as long and earlier."""
     edges = list(enumerate(zip(lengths, targets, strict=True)))
     return [sum(t == target and (r, j) < (length, i) for j, (r, t) in edges) for i, (length, target) in edges]
+
+
+def ranks_of(distance, target):
+    """Return the rank of each edge in the order given."""
+    order, rank = sort_by_target(distance, target)
+    assert torch.equal(target[order], target.sort().values)
+    return torch.empty_like(rank).index_copy(0, order, rank)
 
 
 def random_edges(num_edges, num_atoms=4):
@@ -29,27 +36,26 @@ def random_edges(num_edges, num_atoms=4):
 def test_ranks(edges):
     """The rank of an edge is the number of edges of its target before it, by length, then by order."""
     lengths, targets = [r for r, _ in edges], [t for _, t in edges]
-    ranks = distance_ranks(torch.tensor(lengths), torch.tensor(targets, dtype=torch.long))
+    ranks = ranks_of(torch.tensor(lengths), torch.tensor(targets, dtype=torch.long))
     assert ranks.tolist() == ranks_one_by_one(lengths, targets)
 
 
 def test_equal_lengths_keep_their_order():
     """With all lengths equal, ranks count the edges of a target in their order."""
     target = torch.tensor([2, 0, 2, 2, 0, 1])
-    assert distance_ranks(torch.ones(6), target).tolist() == [0, 0, 1, 2, 1, 0]
+    assert ranks_of(torch.ones(6), target).tolist() == [0, 0, 1, 2, 1, 0]
 
 
 def test_ranks_of_many_equal_lengths():
     """Ties stay in order for more edges than a sort keeps in order by accident."""
-    assert torch.equal(
-        distance_ranks(torch.ones(5000), torch.zeros(5000, dtype=torch.long)), torch.arange(5000)
-    )
+    assert torch.equal(ranks_of(torch.ones(5000), torch.zeros(5000, dtype=torch.long)), torch.arange(5000))
 
 
 @few_examples
 @given(edge_lists, st.integers(1, 20), st.sampled_from([1, 2]))
 def test_graph(edges, max_num_neighbors, num_resolutions):
-    """Kept are ranks below the cap; near, with two resolutions, are ranks 0..11; near come before far."""
+    """Kept are ranks below the cap; near, with two resolutions, are ranks 0..11; near come before far;
+    within a resolution edges are sorted by target, then by rank."""
     target = torch.tensor([t for _, t in edges], dtype=torch.long)
     source = torch.arange(len(edges))  # names the edge
     vec = torch.tensor([[0.0, r, 0.0] for r, _ in edges]).view(-1, 3)
@@ -60,7 +66,13 @@ def test_graph(edges, max_num_neighbors, num_resolutions):
     border = 12 if num_resolutions == 2 else max_num_neighbors
     near = [i for i, rank in enumerate(ranks) if rank < min(border, max_num_neighbors)]
     far = [i for i, rank in enumerate(ranks) if border <= rank < max_num_neighbors]
+    near, far = (sorted(part, key=lambda i: (target[i].item(), ranks[i])) for part in (near, far))
     assert graph.source.tolist() == near + far
+    border = border if num_resolutions == 2 else 0
+    assert graph.rank.tolist() == [ranks[i] for i in near] + [ranks[i] - border for i in far]
+    parts = (graph.rank[: len(near)], graph.rank[len(near) :])
+    widths = [max(part.tolist(), default=-1) + 1 for part in parts]
+    assert graph.widths == tuple(widths[:num_resolutions])
     assert graph.sizes == ((len(near), len(far)) if num_resolutions == 2 else (len(near),))
     assert torch.equal(graph.target, target[graph.source])
     assert torch.equal(graph.vec, vec[graph.source])
@@ -86,14 +98,14 @@ def test_near_and_far():
     assert near.max() < far.min()
     one = build_graph(source, target, vec, num_resolutions=1, max_num_neighbors=20)
     assert one.sizes == (20,)
-    assert torch.equal(one.vec, vec)
+    assert torch.equal(one.vec, vec[vec.norm(dim=-1).argsort()])
 
 
 @pytest.mark.parametrize(("num_resolutions", "sizes"), [(1, (0,)), (2, (0, 0))])
 def test_no_edges(num_resolutions, sizes):
     """A graph without edges has empty resolutions."""
     none = torch.zeros(0, dtype=torch.long)
-    assert distance_ranks(torch.zeros(0), none).shape == (0,)
+    assert ranks_of(torch.zeros(0), none).shape == (0,)
     graph = build_graph(none, none, torch.zeros(0, 3), num_resolutions=num_resolutions, max_num_neighbors=20)
     assert graph.sizes == sizes
     assert graph.source.shape == graph.target.shape == (0,)
@@ -106,5 +118,5 @@ def test_gradients_flow_through_the_vectors():
     vec.requires_grad_()
     graph = build_graph(source, target, vec, num_resolutions=2, max_num_neighbors=13)
     graph.vec.sum().backward()
-    ranks = distance_ranks(vec.detach().norm(dim=-1), target)
+    ranks = ranks_of(vec.detach().norm(dim=-1), target)
     assert torch.equal(vec.grad, (ranks < 13).to(vec)[:, None].expand(-1, 3))

@@ -40,8 +40,10 @@ class GridAggregation(TableModule):
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
         """Return the new signal (A, K, C') from the old one and the summed messages, both (A, K, C')."""
         first = _add_constant(self._first_map(x, messages), self.fc1.bias)  # (A, K, 2 b C')
-        (second,) = linears(lambda y: (silu(self.to_grid @ y),), (self.fc2.weight,), first)  # (A, G, 2 C')
-        projected = recomputed(lambda y, b: self.from_grid @ silu(y + b), second, self.fc2.bias)
+        (second,) = linears(
+            lambda y: (silu(self.to_grid @ y),), (self.fc2.weight,), self.fc2.bias, first
+        )  # (A, G, 2 C')
+        projected = recomputed(lambda y: self.from_grid @ silu(y), second)  # (A, K, 2 C')
         return _add_constant(linear(projected, self.fc3.weight), self.fc3.bias)
 
     def _first_map(self, x: Tensor, messages: Tensor) -> Tensor:

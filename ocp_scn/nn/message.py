@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from ocp_scn.nn.edges import EdgeGroup, sum_at_targets, to_edge_frames
 from ocp_scn.nn.recompute import linears, recomputed
 from ocp_scn.nn.taps import Taps
-from ocp_scn.sphere import num_coefficients, rotate_back, rotate_degrees
+from ocp_scn.sphere import num_coefficients
+
+# Numbers in the largest tensor of the edges that are computed at once.
+MAX_VALUES = 2**24
 
 
 class MessageBlock(nn.Module):
@@ -40,6 +43,7 @@ class MessageBlock(nn.Module):
         eval_num_taps: int | None = None,
     ) -> None:
         super().__init__()
+        self.lmax = lmax
         self.num_kept = num_coefficients(lmax, mmax)  # S
         size = self.num_kept * channels
         self.fc_features = nn.Linear(num_features, hidden)  # A0
@@ -52,50 +56,55 @@ class MessageBlock(nn.Module):
         else:
             self.eval_taps = Taps(lmax, mmax, eval_num_taps) if eval_num_taps > 1 else None
 
-    def forward(
-        self,
-        x: Tensor,
-        features: Tensor,
-        source: Tensor,
-        target: Tensor,
-        rows: list[Tensor],
-        rows_back: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Compute messages.
+    @property
+    def active_taps(self) -> Taps | None:
+        """The taps of training or of evaluation; None for one tap."""
+        return self.taps if self.training else self.eval_taps
+
+    def kept_order(self) -> list[int] | None:
+        """Return in which order the rows of edge groups have to keep coefficients; None: by degree."""
+        return self.active_taps.by_order if self.active_taps else None
+
+    def max_edges(self) -> int:
+        """Return how many edges to compute at once, so that memory stays bounded in large systems."""
+        num_taps = self.active_taps.num_taps if self.active_taps else 1
+        return max(1, MAX_VALUES // (num_taps * self.fc3.out_features))
+
+    def forward(self, x: Tensor, features: Tensor, group: EdgeGroup) -> Tensor:
+        """Compute the messages of edges and their sums at the targets.
 
         Args:
             x: (A, (lmax + 1)**2, C') signals of the atoms.
-            features: (E, F) edge features.
-            source, target: (E,) ends of the edges.
-            rows: Wigner rows of the edge frames for the degrees 0..lmax.
-            rows_back: those that turn messages back, where they carry a factor; ``rows`` if None.
+            features: (E', F) edge features.
+            group: the edges, with rows in :meth:`kept_order`.
 
         Returns:
-            (E, (lmax + 1)**2, C') in the global frame.
+            (A', (lmax + 1)**2, C') sums over the edges to each atom of the group.
         """
-        taps = self.taps if self.training else self.eval_taps
+        taps = self.active_taps
 
-        def in_edge_frames(x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-            ends = [rotate_degrees(rows, x.index_select(0, end)) for end in (source, target)]
+        def in_edge_frames(x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+            ends = to_edge_frames(x, rows, group)  # (E', S, C') each
             if taps is None:
-                return (torch.cat(ends[0] + ends[1], dim=1).flatten(1)[:, None],)  # (E, 1, 2 S C')
-            return taps.split_input(ends)
+                return tuple(end.flatten(1) for end in ends)
+            return tuple(part for end in ends for part in taps.split_input(end))
 
-        def gated(gate: Tensor, bias: Tensor, *first: Tensor) -> tuple[Tensor]:
-            rolled = taps.waves @ torch.cat(first, dim=1) if taps else first[0]  # (E, T, H)
-            return (silu(rolled + bias) * silu(gate)[:, None],)
+        def gated(gate: Tensor, *first: Tensor) -> tuple[Tensor]:
+            rolled = taps.roll(first) if taps else first[0][:, None]  # (E', T, H)
+            return (silu(rolled) * silu(gate)[:, None],)
 
-        def activated(second: Tensor, bias: Tensor) -> tuple[Tensor]:
-            return (silu(second + bias),)
+        def activated(second: Tensor) -> tuple[Tensor]:
+            return (silu(second),)
 
-        def in_global_frame(values: Tensor, bias: Tensor, *rows: Tensor) -> Tensor:
-            values = silu(values + bias)  # (E, T, S C')
+        def summed(values: Tensor, rows_back: Tensor) -> Tensor:
+            values = silu(values)  # (E', T, S C')
             kept = taps.average(values) if taps else values.view(len(values), self.num_kept, x.shape[-1])
-            return rotate_back(rows, kept)
+            return sum_at_targets(kept, rows_back, group)
 
-        weights = taps.split_weight(self.fc1.weight) if taps else (self.fc1.weight,)
-        first = linears(in_edge_frames, weights, x, *rows)
+        weights = taps.split_weight(self.fc1.weight) if taps else self.fc1.weight.chunk(2, dim=1)
+        into = [*range(len(weights) // 2)] * 2
+        first = linears(in_edge_frames, weights, self.fc1.bias, x, group.rows, into=into)
         gate = self.fc_features(features)
-        (second,) = linears(gated, (self.fc2.weight,), gate, self.fc1.bias, *first)
-        (values,) = linears(activated, (self.fc3.weight,), second, self.fc2.bias)
-        return recomputed(in_global_frame, values, self.fc3.bias, *(rows_back or rows))
+        (second,) = linears(gated, (self.fc2.weight,), self.fc2.bias, gate, *first)
+        (values,) = linears(activated, (self.fc3.weight,), self.fc3.bias, second)
+        return recomputed(summed, values, group.rows_back)

@@ -7,29 +7,36 @@ because a backward pass here is made of differentiable operations on those input
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 Prepare = Callable[..., tuple[Tensor, ...]]
 
 
-def linears(prepare: Prepare, weights: tuple[Tensor, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Return u_k @ weights[k].T for (u_0, u_1, ...) = prepare(*inputs), keeping inputs but no u_k.
+def linears(
+    prepare: Prepare,
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    *inputs: Tensor,
+    into: Sequence[int] = (0,),
+) -> tuple[Tensor, ...]:
+    """Return sums of products u_k @ weights[k].T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k.
 
     Args:
         prepare: cheap and differentiable; computed again in the backward pass. It must depend on
             no other tensor that requires a gradient.
-        weights: (out_k, in_k) each.
+        weights: (out, in_k) each.
+        bias: (out,) added to the first sum.
         inputs: tensors that ``prepare`` takes.
+        into: for each k the number of the sum that the product belongs to, from 0.
 
     Returns:
-        One tensor (..., out_k) for each weight.
+        The sums, (..., out) each.
     """
-    return _Linears.apply(prepare, len(weights), *weights, *inputs)
+    return _Linears.apply(prepare, tuple(into), *weights, bias, *inputs)
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -39,25 +46,34 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 class _Linears(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, prepare: Prepare, num_weights: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.prepare, ctx.num_weights = prepare, num_weights
+    def forward(ctx: Any, prepare: Prepare, into: tuple[int, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.prepare, ctx.into = prepare, into
         ctx.save_for_backward(*tensors)
-        weights, inputs = tensors[:num_weights], tensors[num_weights:]
-        return tuple(linear(u, w) for u, w in zip(prepare(*inputs), weights, strict=True))
+        weights, bias, inputs = tensors[: len(into)], tensors[len(into)], tensors[len(into) + 1 :]
+        sums: list[Tensor] = []
+        for u, weight, k in zip(prepare(*inputs), weights, into, strict=True):
+            flat = u.flatten(0, -2)
+            if k < len(sums):
+                sums[k].view(len(flat), len(weight)).addmm_(flat, weight.mT)
+            else:
+                product = flat @ weight.mT if k else torch.addmm(bias, flat, weight.mT)
+                sums.append(product.view(*u.shape[:-1], len(weight)))
+        return tuple(sums)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        n = ctx.num_weights
-        weights, inputs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
-        needs_weight, needs_input = ctx.needs_input_grad[2 : 2 + n], ctx.needs_input_grad[2 + n :]
+        n, tensors, needs = len(ctx.into), ctx.saved_tensors, ctx.needs_input_grad[2:]
+        weights, inputs, needs_input = tensors[:n], tensors[n + 1 :], needs[n + 1 :]
         keep = torch.is_grad_enabled()
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
+        received = [gradients[k] for k in ctx.into]
         for_weights = [
             g.flatten(0, -2).mT @ u.flatten(0, -2) if needed else None
-            for g, u, needed in zip(gradients, prepared, needs_weight, strict=True)
+            for g, u, needed in zip(received, prepared, needs, strict=False)
         ]
-        products = [g @ w for g, w in zip(gradients, weights, strict=True)] if any(needs_input) else []
-        return None, None, *for_weights, *_pull_back(prepared, sources, products, needs_input, keep)
+        for_bias = gradients[0].flatten(0, -2).sum(0) if needs[n] else None
+        products = [g @ w for g, w in zip(received, weights, strict=True)] if any(needs_input) else []
+        return None, None, *for_weights, for_bias, *_pull_back(prepared, sources, products, needs_input, keep)
 
 
 class _Recomputed(torch.autograd.Function):

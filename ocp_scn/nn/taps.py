@@ -15,8 +15,8 @@ class Taps(TableModule):
 
     A roll by phi leaves m = 0 alone and mixes the orders -m, +m = (n, p) into
     (n cos - p sin, n sin + p cos) of m phi. A linear map A of a rolled input is then
-    A_0 u_0 + sum_m cos(m phi) A_m (n, p) + sin(m phi) A_m (-p, n): 2 M + 1 products with parts of A
-    serve any number of taps.
+    A_0 u_0 + sum_m cos(m phi) (A_n n + A_p p) + sin(m phi) (A_p n - A_n p): 2 M + 1 products serve any
+    number of taps. Kept coefficients are sorted by order here: 0, then -1, +1, then -2, +2, ...
 
     Args:
         lmax: largest degree.
@@ -27,57 +27,50 @@ class Taps(TableModule):
     def __init__(self, lmax: int, mmax: int, num_taps: int) -> None:
         super().__init__()
         orders = kept_orders(lmax, mmax)
-        self.mmax, self.num_taps, self.num_kept = mmax, num_taps, len(orders)
+        self.num_taps = num_taps
         angles = 2 * math.pi * torch.arange(num_taps, dtype=torch.float64) / num_taps
         waves = [torch.ones_like(angles)]
         for m in range(1, mmax + 1):
             waves += [(m * angles).cos(), (m * angles).sin()]
         self.register_table("waves", torch.stack(waves, dim=1))  # (T, 2 M + 1)
-        self.register_table("untap", _roll_back_and_average(orders, angles))  # (S, T S)
-        # Positions among the kept coefficients of the orders 0, and of -m and +m together.
-        self.order_index = [
-            [
-                orders.index(pair)
-                for sign in ((-1, 1) if m else (1,))
-                for pair in orders
-                if pair[1] == sign * m
-            ]
+        # For m = 0..M the positions, sorted by degree, of the orders -m and +m (once for m = 0).
+        self.positions = [
+            [[k for k, pair in enumerate(orders) if pair[1] == sign * m] for sign in ((-1, 1) if m else (1,))]
             for m in range(mmax + 1)
         ]
+        self.by_order = [k for halves in self.positions for half in halves for k in half]
+        self.register_table("untap", _roll_back_and_average(orders, angles)[self.by_order])  # (S, T S)
 
-    def split_weight(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """Return the parts of a map (H, 2 S C') that act on each of the inputs of :meth:`split_input`."""
-        parts = weight.view(len(weight), 2, self.num_kept, -1)
-        return tuple(parts[:, :, index].flatten(1) for index in self.order_index)
+    def split_weight(self, weight: Tensor) -> list[Tensor]:
+        """Return the parts of a map (H, 2 S C') for source and target, of the orders 0..M.
 
-    def split_input(self, ends: list[list[Tensor]]) -> tuple[Tensor, ...]:
-        """Sort the kept coefficients of both ends by order.
-
-        Args:
-            ends: for source and target, a tensor (E, 2 min(l, M) + 1, C') for each degree l.
-
-        Returns:
-            u_0 as (E, 1, 2 S_0 C') and, for each m > 0, (n, p) and (-p, n) as (E, 2, 2 S_m C'), where S_m
-            counts the coefficients of the orders -m and +m.
+        The part of order 0 is (H, S_0 C'); that of m > 0 is (2 H, 2 S_m C') and gives the factors of
+        cos(m phi) and of sin(m phi).
         """
-        inputs = []
-        for m in range(self.mmax + 1):
-            blocks = [[(b, b.shape[1] // 2) for b in end if b.shape[1] > 2 * m] for end in ends]
-            minus = [[b[:, middle - m] for b, middle in end] for end in blocks]
-            plus = [[b[:, middle + m] for b, middle in end] for end in blocks]
-            if m == 0:
-                inputs.append(torch.cat(plus[0] + plus[1], dim=1)[:, None])
-                continue
-            cosine = torch.cat(minus[0] + plus[0] + minus[1] + plus[1], dim=1)
-            negative = [[-p for p in end] for end in plus]
-            sine = torch.cat(negative[0] + minus[0] + negative[1] + minus[1], dim=1)
-            inputs.append(torch.stack([cosine, sine], dim=1))
-        return tuple(inputs)
+        parts = weight.view(len(weight), 2, len(self.by_order), -1)
+        split = []
+        for end in range(2):
+            for halves in self.positions:
+                minus, *plus = (parts[:, end, half] for half in halves)
+                cosine = torch.cat([minus, *plus], dim=1)
+                both = torch.cat([cosine, *(torch.cat([p, -minus], dim=1) for p in plus)])
+                split.append(both.flatten(1))
+        return split
+
+    def split_input(self, kept: Tensor) -> list[Tensor]:
+        """Return the orders 0..M of kept coefficients (E, S, C'), as inputs (E, ·) of the parts."""
+        sizes = [sum(map(len, halves)) for halves in self.positions]
+        return [part.flatten(1) for part in kept.split(sizes, dim=1)]
+
+    def roll(self, sums: tuple[Tensor, ...]) -> Tensor:
+        """Return the map of each tap's roll (E, T, H) from the parts' results (E, H), (E, 2 H), ..."""
+        first = sums[0]
+        return self.waves @ torch.cat(sums, dim=1).view(len(first), self.waves.shape[1], first.shape[1])
 
     def average(self, values: Tensor) -> Tensor:
         """Roll each tap's coefficients (E, T, S C') back and average the taps: (E, S, C')."""
-        channels = values.shape[-1] // self.num_kept
-        return self.untap @ values.view(len(values), self.num_taps * self.num_kept, channels)
+        num_kept = len(self.by_order)
+        return self.untap @ values.view(len(values), self.num_taps * num_kept, values.shape[-1] // num_kept)
 
 
 def _roll_back_and_average(orders: list[tuple[int, int]], angles: Tensor) -> Tensor:

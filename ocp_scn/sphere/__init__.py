@@ -13,11 +13,11 @@ from ocp_scn.sphere.harmonics import (
 )
 from ocp_scn.sphere.quadrature import density_weights, gauss_quadrature, scale_points, spiral_points
 from ocp_scn.sphere.rotation import (
+    dense_rows,
     edge_frames,
     polar_rotation,
     random_rolls,
     rotate_back,
-    rotate_degrees,
     rotate_rows,
     wigner_rows,
 )
@@ -27,6 +27,7 @@ __all__ = [
     "TableModule",
     "coefficients_to_grid",
     "default_dtype",
+    "dense_rows",
     "density_weights",
     "edge_frames",
     "gauss_quadrature",
@@ -37,7 +38,6 @@ __all__ = [
     "polar_rotation",
     "random_rolls",
     "rotate_back",
-    "rotate_degrees",
     "rotate_rows",
     "scale_points",
     "spherical_harmonics",

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ocp_scn.sphere.harmonics import spherical_harmonics
 from ocp_scn.sphere.quadrature import spiral_points
@@ -89,29 +90,29 @@ def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
     return [block @ inverse for block, inverse in zip(values.split(sizes, dim=1), inverses, strict=True)]
 
 
-def rotate_degrees(rows: Sequence[Tensor], coefficients: Tensor) -> list[Tensor]:
-    """Turn signals into the edge frames and keep the orders of ``rows``, degree by degree.
+def dense_rows(rows: Sequence[Tensor]) -> Tensor:
+    """Return the blocks of :func:`wigner_rows` as one block-diagonal matrix (E, S, (L + 1)**2)."""
+    size = len(rows) ** 2
+    padded = [pad(block, (degree**2, size - (degree + 1) ** 2)) for degree, block in enumerate(rows)]
+    return torch.cat(padded, dim=1)
+
+
+def rotate_rows(rows: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """Turn signals into the edge frames and keep the orders of ``rows``.
 
     Args:
         rows: blocks of :func:`wigner_rows` for the degrees 0..L.
         coefficients: (E, (L + 1)**2, C).
 
     Returns:
-        L + 1 tensors; number l has the shape (E, 2 min(l, mmax) + 1, C).
+        (E, S, C) in the order of :func:`~ocp_scn.sphere.kept_orders`.
     """
-    degrees = coefficients.split([block.shape[2] for block in rows], dim=1)
-    return [torch.bmm(block, x) for block, x in zip(rows, degrees, strict=True)]
-
-
-def rotate_rows(rows: Sequence[Tensor], coefficients: Tensor) -> Tensor:
-    """Return :func:`rotate_degrees` joined: (E, S, C) in the order of :func:`~ocp_scn.sphere.kept_orders`."""
-    return torch.cat(rotate_degrees(rows, coefficients), dim=1)
+    return dense_rows(rows) @ coefficients
 
 
 def rotate_back(rows: Sequence[Tensor], kept: Tensor) -> Tensor:
     """Turn kept orders (E, S, C) back from the edge frames: (E, (L + 1)**2, C), all orders."""
-    blocks = kept.split([block.shape[1] for block in rows], dim=1)
-    return torch.cat([torch.bmm(block.mT, v) for block, v in zip(rows, blocks, strict=True)], dim=1)
+    return dense_rows(rows).mT @ kept
 
 
 def _shortest_to_pole(direction: Tensor) -> Tensor:

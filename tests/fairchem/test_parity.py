@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ocp_scn import SCN, SphericalChannelNetwork
 from ocp_scn.fairchem.neighbors import find_edges
-from ocp_scn.graph import build_graph
+from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.sphere import edge_frames
 from ocp_scn.state_dict import to_checkpoint_name
 from tests.structures import batch_of, bulk, crystal, molecule, slab
@@ -85,8 +85,13 @@ def models(changes, dtype, seed=0):
 
 
 def with_graph(reference, edges):
-    """Make the built-in model use ``edges``; return the list to which it will add its frames."""
+    """Make the built-in model use ``edges``; return the list to which it will add its frames.
+
+    It keeps their order within a resolution; sorted as in our graph, its frames fit to ours.
+    """
     source, target, vec = edges
+    order, _ = sort_by_target(vec.norm(dim=-1), target)
+    source, target, vec = source[order], target[order], vec[order]
     graph = GraphData(torch.stack([source, target]), vec.norm(dim=-1), vec, *[None] * 5)
     reference.generate_graph = lambda _: graph
     random_frames, frames = reference._init_edge_rot_mat, []

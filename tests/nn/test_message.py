@@ -7,8 +7,10 @@ import torch
 from e3nn import o3
 from torch.nn.functional import silu
 
-from ocp_scn.nn import MessageBlock
+from ocp_scn.graph import build_graph
+from ocp_scn.nn import MessageBlock, group_edges
 from ocp_scn.sphere import num_coefficients, polar_rotation, rotate_back, rotate_rows, wigner_rows
+from tests.messages import edge_messages
 
 CHANNELS, HIDDEN, FEATURES, ATOMS, EDGES = 3, 7, 5, 4, 6
 TAPS = [1, 4, 5, 8]
@@ -45,7 +47,7 @@ def message(block, inputs, lmax, mmax, *, roll=0.0):
     """Return the block's messages with all edge frames rolled by ``roll``."""
     x, features, source, target, frames = inputs
     frames = polar_rotation(torch.full((len(frames),), roll)) @ frames
-    return block(x, features, source, target, wigner_rows(frames, lmax, mmax))
+    return edge_messages(block, x, features, source, target, wigner_rows(frames, lmax, mmax))
 
 
 def one_by_one(block, inputs, lmax, mmax, num_taps):
@@ -133,9 +135,14 @@ def test_messages_are_of_kept_orders():
 
 @pytest.mark.parametrize("num_taps", [1, 4])
 def test_no_edges(num_taps):
-    """Without edges there is no message."""
-    block, inputs = block_for(3, 1, num_taps), edges(3, num_edges=0)
-    assert message(block, inputs, 3, 1).shape == (0, 16, CHANNELS)
+    """Without edges the sums are zero, and every weight still has a derivative, which is zero."""
+    none, block = torch.zeros(0, dtype=torch.long), block_for(3, 1, num_taps)
+    graph = build_graph(none, none, torch.zeros(0, 3), num_resolutions=1, max_num_neighbors=20)
+    ((group,),) = group_edges(graph, [torch.zeros(0, 10, 16)], None, num_atoms=ATOMS, max_edges=[100])
+    sums = block(torch.randn(ATOMS, 16, CHANNELS), torch.zeros(0, FEATURES), group)
+    assert torch.equal(sums, torch.zeros(ATOMS, 16, CHANNELS))
+    sums.sum().backward()
+    assert all(not parameter.grad.any() for parameter in block.parameters())
 
 
 @pytest.mark.parametrize(("mmax", "num_taps"), [(0, 1), (1, 1), (1, 4), (2, 8)])
@@ -162,6 +169,6 @@ def test_derivatives_with_respect_to_signals_and_frames(num_taps):
     """gradcheck through signals, edge features and frames."""
     block, (x, features, source, target, frames) = block_for(2, 1, num_taps), edges(2, num_edges=3)
     assert torch.autograd.gradcheck(
-        lambda x, e, f: block(x, e, source, target, wigner_rows(f, 2, 1)),
+        lambda x, e, f: edge_messages(block, x, e, source, target, wigner_rows(f, 2, 1)),
         (x.requires_grad_(), features.requires_grad_(), frames.requires_grad_()),
     )

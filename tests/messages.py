@@ -1,0 +1,20 @@
+"""Messages of single edges, which the network only ever sums at their targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ocp_scn.nn import EdgeGroup, MessageBlock
+from ocp_scn.sphere import dense_rows
+
+
+def edge_messages(
+    block: MessageBlock, x: Tensor, features: Tensor, source: Tensor, target: Tensor, rows: list[Tensor]
+) -> Tensor:
+    """Return the message (K, C') of each edge by giving every edge a target of its own."""
+    num_edges, order = len(source), block.kept_order()
+    dense = dense_rows(rows)
+    dense = dense if order is None else dense[:, order]
+    group = EdgeGroup(slice(0, num_edges), slice(0, num_edges), source + num_edges, None, dense, dense)
+    return block(torch.cat([x[target], x]), features, group)
