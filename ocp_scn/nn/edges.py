@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from ocp_scn.graph import Graph
 
@@ -51,8 +52,8 @@ def to_edge_frames(x: Tensor, rows: Tensor, group: EdgeGroup) -> tuple[Tensor, T
     places, kept, size = rows.shape  # A' n, S, K
     at_target = torch.bmm(rows.view(len(targets), -1, size), targets).view(places, kept, x.shape[-1])
     if group.slots is not None:
-        at_target, rows = at_target.index_select(0, group.slots), rows.index_select(0, group.slots)
-    return torch.bmm(rows, x.index_select(0, group.source)), at_target
+        at_target, rows = _gather(at_target, group.slots), _gather(rows, group.slots)
+    return torch.bmm(rows, _gather(x, group.source)), at_target
 
 
 def sum_at_targets(values: Tensor, rows_back: Tensor, group: EdgeGroup) -> Tensor:
@@ -64,6 +65,13 @@ def sum_at_targets(values: Tensor, rows_back: Tensor, group: EdgeGroup) -> Tenso
     num_atoms = group.atoms.stop - group.atoms.start
     stacked = rows_back.view(num_atoms, -1, size).mT  # (A', K, n S)
     return torch.bmm(stacked, values.view(num_atoms, -1, channels))
+
+
+def _gather(values: Tensor, index: Tensor) -> Tensor:
+    """Return values[index]; as an embedding it is several times faster on a CPU than by other means."""
+    if len(index) == 0:  # of which torch cannot take second derivatives
+        return values[:0]
+    return embedding(index, values.flatten(1)).view(len(index), *values.shape[1:])
 
 
 def group_edges(
