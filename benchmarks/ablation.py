@@ -183,8 +183,8 @@ def results_table(summary: dict[str, dict[str, tuple[float, float, int]]]) -> st
     return "\n".join(lines) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ablation",
         description=__doc__,
@@ -197,7 +197,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="file that runs are appended to")
     parser.add_argument("--only", metavar="TEXT", help="only experiments whose name contains this")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    args = build_parser().parse_args(argv)
     if not args.table and not (args.data / "train").is_dir():
         print(
             f"error: --data {args.data} has no folder 'train'; docs/results.md says how to make it",

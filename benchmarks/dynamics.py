@@ -100,8 +100,8 @@ def run_nve(
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.dynamics",
         description=__doc__,
@@ -116,7 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm-up", type=float, default=0.5, help="with a thermostat, ps (default: 0.5)")
     parser.add_argument("--time-step", type=float, default=1.0, help="fs (default: 1)")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    args = build_parser().parse_args(argv)
     try:
         models = dict(parse_model(text) for text in args.models)
         structures = [read_atoms(args.data, index) for index in range(args.systems)]

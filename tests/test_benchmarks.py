@@ -46,6 +46,7 @@ def run_equivariance(folder: Path, *words: str) -> list[dict]:
     return json.loads((folder / "out.json").read_text())
 
 
+@pytest.mark.slow
 def test_equivariance(tmp_path: Path) -> None:
     """Initial weights and then a checkpoint are measured, and one file holds the records of both."""
     records = run_equivariance(tmp_path, "--model", *(f"{key}={value}" for key, value in TINY.items()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -64,16 +65,11 @@ def test_command(page: str, words: list[str]) -> None:
 
 def check_module(module: str, words: list[str]) -> None:
     """Check that the command line of ``python -m module`` takes the words."""
-    if module == "ocp_scn.data":
-        from ocp_scn.data.__main__ import build_parser
-
-        build_parser().parse_args(words)
-    elif module == "ocp_scn.report":
-        from ocp_scn.report import build_parser
-
-        build_parser().parse_args(words)
-    else:
-        raise argparse.ArgumentError(None, f"no command python -m {module}")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, f"no command python -m {module}"
+    is_package = spec.submodule_search_locations is not None
+    found = importlib.import_module(f"{module}.__main__" if is_package else module)
+    found.build_parser().parse_args(words)
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("python"))

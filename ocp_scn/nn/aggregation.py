@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from ocp_scn.nn.recompute import linears, recomputed
+from ocp_scn.nn.recompute import recomputed
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
+
+# Numbers in the largest tensor of the grid points that are computed at once.
+MAX_VALUES = 2**20
 
 
 class GridAggregation(TableModule):
@@ -35,16 +38,22 @@ class GridAggregation(TableModule):
         self.fc2 = nn.Linear(wide, 2 * channels)
         self.fc3 = nn.Linear(2 * channels, channels)
         self.register_table("to_grid", coefficients_to_grid(lmax, resolution))  # (G, K)
+        self.block_size = max(1, MAX_VALUES // (len(self.to_grid) * wide))  # atoms
         self.register_table("from_grid", grid_to_coefficients(lmax, resolution))  # (K, G)
 
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
         """Return the new signal (A, K, C') from the old one and the summed messages, both (A, K, C')."""
+        parts = zip(x.split(self.block_size), messages.split(self.block_size), strict=True)
+        return torch.cat([self._update(*part) for part in parts])
+
+    def _update(self, x: Tensor, messages: Tensor) -> Tensor:
         first = _add_constant(self._first_map(x, messages), self.fc1.bias)  # (A, K, 2 b C')
-        (second,) = linears(
-            lambda y: (silu(self.to_grid @ y),), (self.fc2.weight,), self.fc2.bias, first
-        )  # (A, G, 2 C')
-        projected = recomputed(lambda y: self.from_grid @ silu(y), second)  # (A, K, 2 C')
-        return _add_constant(linear(projected, self.fc3.weight), self.fc3.bias)
+        new = recomputed(self._on_grid, first, self.fc2.weight, self.fc2.bias, self.fc3.weight)
+        return _add_constant(new, self.fc3.bias)
+
+    def _on_grid(self, first: Tensor, weight2: Tensor, bias2: Tensor, weight3: Tensor) -> Tensor:
+        second = linear(silu(self.to_grid @ first), weight2, bias2)  # (A, G, 2 C')
+        return linear(self.from_grid @ silu(second), weight3)  # (A, K, C')
 
     def _first_map(self, x: Tensor, messages: Tensor) -> Tensor:
         """Return the coefficients of the first map's output, without its bias.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
 from ocp_scn.nn.edges import EdgeGroup, sum_at_targets, to_edge_frames
 from ocp_scn.nn.recompute import linears, recomputed
 from ocp_scn.nn.taps import Taps
 from ocp_scn.sphere import num_coefficients
 
-# Numbers in the largest tensor of the edges that are computed at once.
-MAX_VALUES = 2**24
+# Numbers in the largest tensor of the edges that are computed at once: enough for efficient matrix
+# products, and little enough to stay near the processor.
+MAX_VALUES = 2**21
 
 
 class MessageBlock(nn.Module):
@@ -89,9 +90,9 @@ class MessageBlock(nn.Module):
                 return tuple(end.flatten(1) for end in ends)
             return tuple(part for end in ends for part in taps.split_input(end))
 
-        def gated(gate: Tensor, *first: Tensor) -> tuple[Tensor]:
+        def gated(e: Tensor, weight: Tensor, bias: Tensor, *first: Tensor) -> tuple[Tensor]:
             rolled = taps.roll(first) if taps else first[0][:, None]  # (E', T, H)
-            return (silu(rolled) * silu(gate)[:, None],)
+            return (silu(rolled) * silu(linear(e, weight, bias))[:, None],)
 
         def activated(second: Tensor) -> tuple[Tensor]:
             return (silu(second),)
@@ -104,7 +105,7 @@ class MessageBlock(nn.Module):
         weights = taps.split_weight(self.fc1.weight) if taps else self.fc1.weight.chunk(2, dim=1)
         into = [*range(len(weights) // 2)] * 2
         first = linears(in_edge_frames, weights, self.fc1.bias, x, group.rows, into=into)
-        gate = self.fc_features(features)
-        (second,) = linears(gated, (self.fc2.weight,), self.fc2.bias, gate, *first)
+        gate = (features, self.fc_features.weight, self.fc_features.bias)
+        (second,) = linears(gated, (self.fc2.weight,), self.fc2.bias, *gate, *first)
         (values,) = linears(activated, (self.fc3.weight,), self.fc3.bias, second)
         return recomputed(summed, values, group.rows_back)

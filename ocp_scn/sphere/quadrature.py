@@ -83,8 +83,8 @@ def gauss_quadrature(num_points: int) -> tuple[Tensor, Tensor]:
     if n < 1 or 2 * n * n != num_points:
         raise ValueError(f"num_points={num_points}; expected 2 n^2, such as 8, 32, 128 or 512")
     heights, latitude_weights = np.polynomial.legendre.leggauss(n)
-    y = torch.from_numpy(heights).repeat_interleave(2 * n)
+    y = torch.tensor(heights).repeat_interleave(2 * n)
     azimuth = (torch.arange(2 * n, dtype=torch.float64) * math.pi / n).repeat(n)
     radius = torch.sqrt(1 - y * y)
     points = torch.stack([radius * azimuth.sin(), y, radius * azimuth.cos()], dim=-1)
-    return points, torch.from_numpy(latitude_weights).repeat_interleave(2 * n) * n / 2
+    return points, torch.tensor(latitude_weights).repeat_interleave(2 * n) * n / 2

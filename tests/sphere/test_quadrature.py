@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from ocp_scn.sphere import density_weights, scale_points, spherical_harmonics, spiral_points
+from ocp_scn.sphere import (
+    density_weights,
+    gauss_quadrature,
+    scale_points,
+    spherical_harmonics,
+    spiral_points,
+)
 
 
 @pytest.mark.parametrize("num_points", [1, 2, 20, 128, 1000])
@@ -80,3 +86,22 @@ def test_scaled_points_have_the_weights_as_lengths():
     torch.testing.assert_close(scaled.norm(dim=-1), weights, rtol=1e-13, atol=0)
     torch.testing.assert_close(torch.nn.functional.normalize(scaled, dim=-1), points, rtol=0, atol=1e-14)
     assert (weights - 1).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_gauss_quadrature_is_exact(n):
+    """2 n^2 points integrate every harmonic of degree 1..2 n - 1 to zero, and no better."""
+    points, weights = gauss_quadrature(2 * n * n)
+    assert points.shape == (2 * n * n, 3)
+    torch.testing.assert_close(points.norm(dim=1), torch.ones(2 * n * n).double())
+    assert weights.mean().item() == pytest.approx(1)
+    integrals = weights @ spherical_harmonics(points, 2 * n)
+    assert integrals[1 : 4 * n * n].abs().max() < 1e-12 * n * n
+    assert integrals[4 * n * n :].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("number", [0, 1, 7, 100, -8])
+def test_gauss_quadrature_of_another_size(number):
+    """Other numbers than 2 n^2 are refused."""
+    with pytest.raises(ValueError, match=rf"num_points={number}; expected 2 n\^2"):
+        gauss_quadrature(number)

@@ -1,0 +1,225 @@
+"""Time and memory beside other models: ``python -m benchmarks.speed``."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.flops import needed_flops
+from benchmarks.models import VARIANTS, build, predict, train_step
+from benchmarks.store import ROOT, machine, table, write_json
+from benchmarks.structures import slabs
+
+RESULTS = ROOT / "docs/results/speed.json"
+MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fairchem")] + [
+    "eSCN",
+    "EquiformerV2",
+]
+EPILOG = """example:
+  python -m benchmarks.speed --atoms 38 --threads 2
+Every model has a process of its own; they take turns, so that a busy machine slows all alike. Times are
+medians with the spread from the first to the third quartile. Memory is the peak of the resident set during
+a call, less what the loaded model (with its gradients, for a training step) holds."""
+
+
+class Worker:
+    """A process that holds one model and measures when told to."""
+
+    def __init__(self, model: str, args: argparse.Namespace) -> None:
+        command = [sys.executable, "-m", "benchmarks.speed", "--worker", model, "--atoms", str(args.atoms)]
+        command += ["--batch-size", str(args.batch_size), "--threads", str(args.threads)]
+        command += ["--dtype", args.dtype]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            stderr=subprocess.DEVNULL,
+        )
+        self.facts = self._answer()
+
+    def measure(self, what: str) -> dict[str, float]:
+        """Return the seconds and peak bytes of one call: ``inference`` or ``training``."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args!r} ended with status {self.process.wait()}")
+        return json.loads(line)
+
+
+def work(model_name: str, args: argparse.Namespace) -> None:
+    """Hold a model and answer requests on standard input; run in a process of its own."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else prints goes to standard error
+    torch.set_num_threads(args.threads)
+    changes = {} if args.dtype == "float32" else {"compute_dtype": args.dtype}
+    model = build(model_name, **(changes if model_name.startswith("ours") else {}))
+    batch = slabs(args.atoms, args.batch_size)
+    facts = {"parameters": sum(p.numel() for p in model.parameters()), "atoms": len(batch.pos)}
+    if model_name.startswith("ours"):
+        graph = model._graph(batch)
+        facts["flops"] = needed_flops(model.config, graph, len(batch.pos), training=False)
+        facts["edges"] = len(graph.source)
+
+    def infer() -> None:
+        with torch.no_grad():
+            predict(model.eval(), batch)
+
+    calls: dict[str, Callable[[], None]] = {
+        "inference": infer,
+        "training": lambda: train_step(model.train(), batch),
+    }
+    infer()
+    print(json.dumps(facts), file=answer, flush=True)
+    warm = {"inference"}
+    for line in sys.stdin:
+        call = calls[line.strip()]
+        if line.strip() not in warm:
+            call()  # makes the gradients, too
+            warm.add(line.strip())
+        print(json.dumps(measure(call)), file=answer, flush=True)
+
+
+def measure(call: Callable[[], None]) -> dict[str, float]:
+    """Return the seconds of a call and by how much it raised the resident set, bytes."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that the peak is this call's
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    before = _resident("VmRSS")
+    start = time.perf_counter()
+    call()
+    return {"seconds": time.perf_counter() - start, "bytes": _resident("VmHWM") - before}
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+def matrix_product_rate() -> float:
+    """Return the machine's floating-point operations a second in a large float32 matrix product."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    a @ b
+    start = time.perf_counter()
+    for _ in range(4):
+        a @ b
+    return 4 * 2 * 2048**3 / (time.perf_counter() - start)
+
+
+def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a record for each model and kind of call."""
+    torch.set_num_threads(args.threads)
+    workers = {name: Worker(name, args) for name in args.models}
+    rates: list[float] = []
+    found: dict[tuple[str, str], list[dict[str, float]]] = {
+        (name, what): [] for name in workers for what in args.calls
+    }
+    try:
+        for _ in range(args.repeats):
+            rates.append(matrix_product_rate())
+            for (name, what), values in found.items():
+                values.append(workers[name].measure(what))
+    finally:
+        for worker in workers.values():
+            worker.close()
+    rate = float(np.median(rates))
+    records = []
+    for (name, what), values in found.items():
+        seconds = np.array([v["seconds"] for v in values])
+        low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
+        record = {"model": name, "call": what, "seconds": median, "spread": [low, high]}
+        record["bytes"] = float(np.median([v["bytes"] for v in values]))
+        record |= workers[name].facts
+        if "flops" in record and what == "inference":
+            record["fraction"] = record["flops"] / median / rate
+        records.append(record)
+    facts = {**machine(), "matrix_product_rate": rate, "dtype": args.dtype, "batch_size": args.batch_size}
+    return [{**record, **facts} for record in records]
+
+
+def results_table(records: Sequence[dict[str, Any]]) -> str:
+    """Return the table, with ratios to fairchem's SCN where it was measured with the same settings."""
+    by_name = {(r["model"], r["call"]): r for r in records}
+    rows = []
+    for r in records:
+        reference = by_name.get((f"fairchem {r['model'].partition(' ')[2]}", r["call"]), {})
+        low, high = r["spread"]
+        rows.append(
+            [
+                r["model"],
+                r["call"],
+                f"{r['seconds']:.3g} ({low:.3g} to {high:.3g})",
+                f"{reference['seconds'] / r['seconds']:.2f}" if reference else "",
+                f"{r['bytes'] / 2**20:.0f}",
+                f"1/{reference['bytes'] / r['bytes']:.1f}" if reference else "",
+                f"{r['fraction']:.2f}" if "fraction" in r else "",
+            ]
+        )
+    columns = ["model", "call", "seconds", "times fairchem's speed", "MiB", "of fairchem's", "of the limit"]
+    return table(columns, rows)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--atoms", type=int, default=38, help="of a slab (default: 38)")
+    parser.add_argument("--batch-size", type=int, default=1, help="slabs in a batch (default: 1)")
+    parser.add_argument("--threads", type=int, default=2, help="of each process (default: 2)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
+    parser.add_argument(
+        "--calls", nargs="+", choices=["inference", "training"], default=["inference", "training"]
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="our compute_dtype"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--worker", choices=MODELS, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    args = build_parser().parse_args(argv)
+    if args.worker:
+        work(args.worker, args)
+        return 0
+    records = measure_all(args)
+    print(results_table(records))
+    print(f"matrix products: {records[0]['matrix_product_rate'] / 1e9:.0f} GFLOP/s on {args.threads} threads")
+    write_json(args.results, records)
+    print(f"wrote {args.results}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
