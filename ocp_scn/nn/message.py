@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
@@ -10,8 +12,8 @@ from ocp_scn.nn.recompute import linears, recomputed
 from ocp_scn.nn.taps import Taps
 from ocp_scn.sphere import num_coefficients
 
-# Numbers in the largest tensor of the edges that are computed at once: enough for efficient matrix
-# products, and little enough to stay near the processor.
+# Numbers that a tap of the edges that are computed at once has in its largest tensor: enough edges for
+# efficient matrix products, few enough for little memory.
 MAX_VALUES = 2**21
 
 
@@ -68,8 +70,7 @@ class MessageBlock(nn.Module):
 
     def max_edges(self) -> int:
         """Return how many edges to compute at once, so that memory stays bounded in large systems."""
-        num_taps = self.active_taps.num_taps if self.active_taps else 1
-        return max(1, MAX_VALUES // (num_taps * self.fc3.out_features))
+        return max(1, MAX_VALUES // self.fc3.out_features)
 
     def forward(self, x: Tensor, features: Tensor, group: EdgeGroup) -> Tensor:
         """Compute the messages of edges and their sums at the targets.
@@ -102,10 +103,14 @@ class MessageBlock(nn.Module):
             kept = taps.average(values) if taps else values.view(len(values), self.num_kept, x.shape[-1])
             return sum_at_targets(kept, rows_back, group)
 
-        weights = taps.split_weight(self.fc1.weight) if taps else self.fc1.weight.chunk(2, dim=1)
-        into = [*range(len(weights) // 2)] * 2
-        first = linears(in_edge_frames, weights, self.fc1.bias, x, group.rows, into=into)
+        def of_ends(weight: Tensor) -> Sequence[Tensor]:
+            return taps.split_weight(weight) if taps else weight.chunk(2, dim=1)
+
+        into = [*range(len(taps.positions) if taps else 1)] * 2  # source and target, order by order
+        first = linears(
+            in_edge_frames, self.fc1.weight, self.fc1.bias, x, group.rows, split=of_ends, into=into
+        )
         gate = (features, self.fc_features.weight, self.fc_features.bias)
-        (second,) = linears(gated, (self.fc2.weight,), self.fc2.bias, *gate, *first)
-        (values,) = linears(activated, (self.fc3.weight,), self.fc3.bias, second)
+        (second,) = linears(gated, self.fc2.weight, self.fc2.bias, *gate, *first)
+        (values,) = linears(activated, self.fc3.weight, self.fc3.bias, second)
         return recomputed(summed, values, group.rows_back)

@@ -13,30 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Prepare = Callable[..., tuple[Tensor, ...]]
+Prepare = Callable[..., Sequence[Tensor]]
 
 
 def linears(
     prepare: Prepare,
-    weights: Sequence[Tensor],
+    weight: Tensor,
     bias: Tensor,
     *inputs: Tensor,
+    split: Callable[[Tensor], Sequence[Tensor]] = lambda weight: (weight,),
     into: Sequence[int] = (0,),
 ) -> tuple[Tensor, ...]:
-    """Return sums of products u_k @ weights[k].T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k.
+    """Return sums of products u_k @ w_k.T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k and no w_k.
 
     Args:
         prepare: cheap and differentiable; computed again in the backward pass. It must depend on
             no other tensor that requires a gradient.
-        weights: (out, in_k) each.
+        weight: the matrix whose parts w_k, (out, in_k) each, multiply.
         bias: (out,) added to the first sum.
         inputs: tensors that ``prepare`` takes.
+        split: returns the parts of ``weight``; computed again in the backward pass, too.
         into: for each k the number of the sum that the product belongs to, from 0.
 
     Returns:
         The sums, (..., out) each.
     """
-    return _Linears.apply(prepare, tuple(into), *weights, bias, *inputs)
+    return _Linears.apply(prepare, split, tuple(into), weight, bias, *inputs)
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -46,34 +48,40 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 class _Linears(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, prepare: Prepare, into: tuple[int, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.prepare, ctx.into = prepare, into
+    def forward(
+        ctx: Any, prepare: Prepare, split: Prepare, into: tuple[int, ...], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.prepare, ctx.split, ctx.into = prepare, split, into
         ctx.save_for_backward(*tensors)
-        weights, bias, inputs = tensors[: len(into)], tensors[len(into)], tensors[len(into) + 1 :]
+        weight, bias, *inputs = tensors
         sums: list[Tensor] = []
-        for u, weight, k in zip(prepare(*inputs), weights, into, strict=True):
+        for u, part, k in zip(prepare(*inputs), split(weight), into, strict=True):
             flat = u.flatten(0, -2)
             if k < len(sums):
-                sums[k].view(len(flat), len(weight)).addmm_(flat, weight.mT)
+                sums[k].view(len(flat), len(part)).addmm_(flat, part.mT)
             else:
-                product = flat @ weight.mT if k else torch.addmm(bias, flat, weight.mT)
-                sums.append(product.view(*u.shape[:-1], len(weight)))
+                product = flat @ part.mT if k else torch.addmm(bias, flat, part.mT)
+                sums.append(product.view(*u.shape[:-1], len(part)))
         return tuple(sums)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        n, tensors, needs = len(ctx.into), ctx.saved_tensors, ctx.needs_input_grad[2:]
-        weights, inputs, needs_input = tensors[:n], tensors[n + 1 :], needs[n + 1 :]
+        weight, _, *inputs = ctx.saved_tensors
+        needs_weight, needs_bias, *needs_input = ctx.needs_input_grad[3:]
         keep = torch.is_grad_enabled()
+        parts, whole = _again(ctx.split, [weight], [needs_weight], keep)
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
         received = [gradients[k] for k in ctx.into]
-        for_weights = [
-            g.flatten(0, -2).mT @ u.flatten(0, -2) if needed else None
-            for g, u, needed in zip(received, prepared, needs, strict=False)
-        ]
-        for_bias = gradients[0].flatten(0, -2).sum(0) if needs[n] else None
-        products = [g @ w for g, w in zip(received, weights, strict=True)] if any(needs_input) else []
-        return None, None, *for_weights, for_bias, *_pull_back(prepared, sources, products, needs_input, keep)
+        for_parts, products = [], []
+        for g, u, part in zip(received, prepared, parts, strict=True):
+            if needs_weight:
+                for_parts.append(g.flatten(0, -2).mT @ u.flatten(0, -2))
+            if any(needs_input):
+                products.append(g @ part)
+        (for_weight,) = _pull_back(parts, whole, for_parts, [needs_weight], keep)
+        for_bias = gradients[0].flatten(0, -2).sum(0) if needs_bias else None
+        for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
+        return None, None, None, for_weight, for_bias, *for_inputs
 
 
 class _Recomputed(torch.autograd.Function):
@@ -91,8 +99,8 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _again(
-    prepare: Prepare, inputs: tuple[Tensor, ...], needed: tuple[bool, ...], keep: bool
-) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    prepare: Prepare, inputs: Sequence[Tensor], needed: Sequence[bool], keep: bool
+) -> tuple[Sequence[Tensor], list[Tensor]]:
     """Compute ``prepare`` again, with a graph; return the results and where the graph starts."""
     if keep:
         # To be differentiated again the graph goes on beyond the inputs. One input may depend on another
@@ -105,10 +113,10 @@ def _again(
 
 
 def _pull_back(
-    results: tuple[Tensor, ...],
-    sources: list[Tensor],
-    gradients: list[Tensor],
-    needed: tuple[bool, ...],
+    results: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    needed: Sequence[bool],
     keep: bool,
 ) -> list[Tensor | None]:
     """Return the derivatives of sum(results * gradients) by the needed sources, None for the others."""

@@ -18,74 +18,76 @@ def two_inputs(x, y):
     return torch.cat([silu(x), y], dim=1), x * y
 
 
-def both(v, w, bias, x, y):
+def parts(weight):
+    """Return the parts of a weight that multiply the two inputs."""
+    return weight[:, :8], -weight[:, 8:]
+
+
+def two(weight, bias, x, y):
     """Return the two products, the first with a bias."""
-    return linears(two_inputs, (v, w), bias, x, y, into=(0, 1))
+    return linears(two_inputs, weight, bias, x, y, split=parts, into=(0, 1))
 
 
-def one(v, w, bias, x, y):
-    """Return the sum of two products."""
-    return linears(two_inputs, (v, torch.cat([w, w[:1]])), bias, x, y, into=(0, 0))
+def one(weight, bias, x, y):
+    """Return the sum of the two products, with a bias."""
+    return linears(two_inputs, weight, bias, x, y, split=parts, into=(0, 0))
+
+
+def plain(weight, bias, x, y):
+    """Return what :func:`two` returns, written out."""
+    first, second = two_inputs(x, y)
+    return first @ weight[:, :8].T + bias, -second @ weight[:, 8:].T
 
 
 def tensors():
-    """Return weights (5, 8), (4, 4), a bias (5,), and x, y (3, 4), all of which require a gradient."""
-    shapes = ((5, 8), (4, 4), (5,), (3, 4), (3, 4))
-    return [torch.randn(*shape, requires_grad=True) for shape in shapes]
+    """Return a weight (5, 12), a bias (5,), and x, y (3, 4), all of which require a gradient."""
+    return [torch.randn(*shape, requires_grad=True) for shape in ((5, 12), (5,), (3, 4), (3, 4))]
 
 
 def test_values_and_derivatives():
     """Products, first and second derivatives are those of the same steps written out."""
     inputs = tensors()
-    for function in (both, one):
+    for function in (two, one):
         assert torch.autograd.gradcheck(function, inputs)
         assert torch.autograd.gradgradcheck(function, inputs)
-    v, w, bias, x, y = inputs
-    first, second = both(*inputs)
-    torch.testing.assert_close(first, torch.cat([silu(x), y], dim=1) @ v.T + bias)
-    torch.testing.assert_close(second, (x * y) @ w.T)
-    torch.testing.assert_close(one(*inputs)[0], first + (x * y) @ torch.cat([w, w[:1]]).T)
-    assert torch.autograd.gradcheck(lambda x, y: recomputed(lambda a, b: silu(a) * b, x, y), inputs[3:])
-    assert torch.autograd.gradgradcheck(lambda x, y: recomputed(lambda a, b: silu(a) * b, x, y), inputs[3:])
+    first, second = plain(*inputs)
+    torch.testing.assert_close(two(*inputs), (first, second))
+    torch.testing.assert_close(one(*inputs), (first + second,))
+    _, _, x, y = inputs
+    assert torch.autograd.gradcheck(lambda x, y: recomputed(lambda a, b: silu(a) * b, x, y), (x, y))
+    assert torch.autograd.gradgradcheck(lambda x, y: recomputed(lambda a, b: silu(a) * b, x, y), (x, y))
 
 
 def test_an_input_that_depends_on_another():
     """Second derivatives are right where an input is a function of another one."""
-    v, w, bias, x, _ = tensors()
-
-    def loss(x, steps):
-        y = silu(x) * 2
-        return sum(out.square().sum() for out in steps(x, y))
-
-    def plain(x, y):
-        first, second = (u @ weight.T for u, weight in zip(two_inputs(x, y), (v, w), strict=True))
-        return first + bias, second
-
+    weight, bias, x, _ = tensors()
     found = []
-    for steps in (plain, lambda x, y: both(v, w, bias, x, y)):
-        (first,) = torch.autograd.grad(loss(x, steps), x, create_graph=True)
-        found.append((first, *torch.autograd.grad(first.square().sum(), (x, v, w, bias))))
+    for steps in (plain, two):
+        loss = sum(out.square().sum() for out in steps(weight, bias, x, silu(x) * 2))
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        found.append((first, *torch.autograd.grad(first.square().sum(), (x, weight, bias))))
     for expected, value in zip(*found, strict=True):
         torch.testing.assert_close(value, expected)
 
 
 def test_inputs_without_a_gradient():
     """Only what requires a gradient gets one, and without any there is no graph."""
-    v, w, bias, x, y = tensors()
-    both(v.detach(), w, bias, x.detach(), y)[0].sum().backward()
+    weight, bias, x, y = tensors()
+    two(weight, bias, x.detach(), y)[0].sum().backward()
     assert x.grad is None
-    assert v.grad is None
     assert y.grad is not None
-    assert not w.grad.any()  # its product was not used
+    assert not weight.grad[:, 8:].any()  # its product was not used
+    two(weight.detach(), bias, x, y)[0].sum().backward()
+    assert x.grad is not None
     with torch.no_grad():
-        assert both(v, w, bias, x, y)[0].grad_fn is None
+        assert two(weight, bias, x, y)[0].grad_fn is None
 
 
 def test_what_is_kept():
-    """The inputs are saved for the backward pass, and nothing of what is prepared from them."""
+    """The inputs are saved for the backward pass, and nothing of what is made of them."""
     inputs = tensors()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        both(*inputs)
-        recomputed(lambda a: silu(silu(a)), inputs[3])
-    assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (*inputs, inputs[3])]
+        two(*inputs)
+        recomputed(lambda a: silu(silu(a)), inputs[2])
+    assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (*inputs, inputs[2])]
