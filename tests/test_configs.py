@@ -17,7 +17,7 @@ from fairchem.core.modules.scheduler import LRScheduler
 
 from ocp_scn import SphericalChannelNetwork
 from ocp_scn.data.lmdb import to_graph, write_lmdb
-from ocp_scn.fairchem.checks import check_model, check_run
+from ocp_scn.fairchem.checks import check_model, check_relaxation, check_run
 from ocp_scn.fairchem.launcher import main
 from ocp_scn.fairchem.registration import NAMES
 
@@ -202,6 +202,11 @@ def test_losses_and_metrics_fit_the_outputs(name):
     assert config["model"]["regress_forces"] == ("forces" in targets)
     normalizer = config["dataset"]["train"].get("transforms", {}).get("normalizer", {})
     assert set(normalizer) == (targets if name in OC20 else targets & set(normalizer))
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "s2ef" in name])
+def test_models_of_forces_can_relax(name):
+    check_relaxation(read(name))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -19,6 +19,7 @@ from fairchem.core.common.registry import registry
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.registration import NAMES
+from ocp_scn.fairchem.relaxations import OPTIMIZER_KEYS, relaxation_settings, system_name
 from ocp_scn.fairchem.v1 import SphericalChannelNetwork
 
 # The data set that each mode cannot do without.
@@ -39,15 +40,20 @@ def check_run(config: Mapping[str, Any]) -> None:
     needed = _NEEDED_SPLIT.get(mode)
     if needed and not splits.get(needed, {}).get("src"):
         raise InputError(f"--mode {mode} needs dataset.{needed}.src in the configuration; it is not set")
+    if mode == "run-relaxations":
+        check_relaxation(config)
     targets = list(config.get("outputs", {})) if mode in ("train", "validate") else []
+    keys = {"test": [], "relax": ["sid", "fixed", "tags"]}
     sizes = {
-        name: check_data_set(f"dataset.{name}", split, targets if name != "test" else [])
+        name: check_data_set(f"dataset.{name}", split, keys.get(name, targets))
         for name, split in splits.items()
         if split.get("src") and (name == needed or mode == "train")
     }
     if mode == "train":
         _check_schedule(config, sizes["train"])
     _check_checkpoint(config, ours)
+    if mode == "run-relaxations":
+        check_distinct_systems("dataset.relax", splits["relax"])
 
 
 def check_model(settings: Mapping[str, Any]) -> None:
@@ -69,6 +75,36 @@ def check_normalizers(model: Mapping[str, Any], dataset: Any) -> None:
             f"direct_forces=False makes forces of the energy's derivative, but normalizer.forces has mean "
             f"{forces['mean']} and stdev {forces['stdev']}; expected 0 and {energy['stdev']}, the energy's"
         )
+
+
+def check_relaxation(config: Mapping[str, Any]) -> None:
+    """Check what ``--mode run-relaxations`` reads of the sections ``task`` and ``outputs``."""
+    outputs = config.get("outputs") or {}
+    if outputs and "forces" not in outputs:
+        raise InputError(f"--mode run-relaxations needs a model of forces; outputs has {', '.join(outputs)}")
+    settings = relaxation_settings(config.get("task") or {})
+    if not isinstance(settings["steps"], int) or settings["steps"] < 1:
+        raise InputError(f"task.relaxation_steps={settings['steps']!r}; expected an integer of at least 1")
+    if not isinstance(settings["fmax"], int | float) or settings["fmax"] <= 0:
+        raise InputError(f"task.relaxation_fmax={settings['fmax']!r}; expected a number above 0, in eV/Å")
+    unknown = next((key for key in settings["relax_opt"] if key not in OPTIMIZER_KEYS), None)
+    if unknown is not None:
+        raise InputError(f"task.relax_opt has {unknown!r}; expected {', '.join(OPTIMIZER_KEYS)}")
+
+
+def check_distinct_systems(name: str, settings: Mapping[str, Any]) -> None:
+    """Check that no ``sid`` comes twice in a data set; it names a trajectory and a result."""
+    first: dict[str, int] = {}
+    for index, sample in enumerate(
+        registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
+    ):
+        sid = system_name(sample)
+        if sid in first:
+            raise InputError(
+                f"{name}.src={settings['src']!r}: samples {first[sid]} and {index} both have sid {sid!r}; "
+                "relaxations need distinct ones"
+            )
+        first[sid] = index
 
 
 def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -> int | None:

@@ -7,12 +7,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """Check that a command refused its input without a traceback; return its line."""
+    assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +34,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
         done = subprocess.run(
             [sys.executable, *map(str, words)],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**ENVIRONMENT, **environment},
             capture_output=True,
             text=True,
             timeout=600,
@@ -65,21 +76,27 @@ def config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(command: Command, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fairchem(command: Command, config: Path) -> Command:
+    """Run ``main.py`` in a mode on the CPU, with the tiny configuration if no other is given."""
+
+    def run(
+        mode: str, run_dir: Path, *words: object, config_yml: Path = config, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        common = ["main.py", "--mode", mode, "--config-yml", config_yml, "--cpu", "--run-dir", run_dir]
+        return command(*common, *words, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(fairchem: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training of two epochs, named ``train``."""
     run = tmp_path_factory.mktemp("run")
-    command(
-        "main.py",
-        "--mode",
-        "train",
-        "--config-yml",
-        config,
-        "--cpu",
-        "--run-dir",
-        run,
-        "--timestamp-id",
-        "train",
-        "--print-every",
-        1,
-    )
+    fairchem("train", run, "--timestamp-id", "train", "--print-every", 1)
     return run
+
+
+@pytest.fixture(scope="session")
+def best(trained: Path) -> Path:
+    """The best checkpoint of that training."""
+    return trained / "checkpoints/train/best_checkpoint.pt"

@@ -32,25 +32,12 @@ def test_training_saves_averages_and_logs(trained: Path) -> None:
 
 
 def test_resumed_training_has_the_loss_curve_of_an_uninterrupted_one(
-    trained: Path, command: Command, config: Path, tmp_path: Path
+    trained: Path, fairchem: Command, tmp_path: Path
 ) -> None:
-    common = [
-        "main.py",
-        "--mode",
-        "train",
-        "--config-yml",
-        config,
-        "--cpu",
-        "--run-dir",
-        tmp_path,
-        "--timestamp-id",
-        "train",
-        "--print-every",
-        1,
-    ]
-    command(*common, "--optim.max_epochs=1")
+    common = ["--timestamp-id", "train", "--print-every", 1]
+    fairchem("train", tmp_path, *common, "--optim.max_epochs=1")
     first = losses(tmp_path, "train")
-    command(*common, "--checkpoint", tmp_path / "checkpoints/train/checkpoint.pt")
+    fairchem("train", tmp_path, *common, "--checkpoint", tmp_path / "checkpoints/train/checkpoint.pt")
     whole, resumed = losses(trained, "train"), losses(tmp_path, "train")
     assert 0 < len(first) < len(whole)
     assert resumed == whole
@@ -61,15 +48,14 @@ def test_resumed_training_has_the_loss_curve_of_an_uninterrupted_one(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_two_evaluations_give_identical_bits(trained: Path, command: Command, config: Path) -> None:
-    checkpoint = trained / "checkpoints/train/best_checkpoint.pt"
-    common = ["main.py", "--config-yml", config, "--cpu", "--run-dir", trained, "--checkpoint", checkpoint]
+def test_two_evaluations_give_identical_bits(trained: Path, best: Path, fairchem: Command) -> None:
     files, reports = [], []
     for name in ("one", "two"):
-        command(*common, "--mode", "predict", "--timestamp-id", name)
+        fairchem("predict", trained, "--checkpoint", best, "--timestamp-id", name)
         files.append(np.load(trained / "results" / name / "ocp_predictions.npz"))
-        output = command(*common, "--mode", "validate", "--timestamp-id", f"validate-{name}").stdout
-        reports.append([line.split("INFO): ")[1] for line in output.splitlines() if "energy_mae: " in line])
+        done = fairchem("validate", trained, "--checkpoint", best, "--timestamp-id", f"validate-{name}")
+        lines = done.stdout.splitlines()
+        reports.append([line.split("INFO): ")[1] for line in lines if "energy_mae: " in line])
     assert set(files[0]) == {"energy", "forces", "ids", "chunk_idx"}
     assert files[0]["energy"].dtype == np.float32
     for key in files[0]:
@@ -78,106 +64,40 @@ def test_two_evaluations_give_identical_bits(trained: Path, command: Command, co
     assert reports[0] == reports[1]
 
 
-def test_evaluation_needs_no_training_data(trained: Path, command: Command, config: Path) -> None:
-    command(
-        "main.py",
-        "--mode",
-        "predict",
-        "--config-yml",
-        config,
-        "--cpu",
-        "--run-dir",
-        trained,
-        "--checkpoint",
-        trained / "checkpoints/train/best_checkpoint.pt",
-        "--timestamp-id",
-        "no-train",
-        "--dataset.train.src=elsewhere",
-    )
+def test_evaluation_needs_no_training_data(trained: Path, best: Path, fairchem: Command) -> None:
+    words = ["--checkpoint", best, "--timestamp-id", "no-train", "--dataset.train.src=elsewhere"]
+    fairchem("predict", trained, *words)
     assert (trained / "results/no-train/ocp_predictions.npz").is_file()
 
 
-def test_two_ranks_train(command: Command, config: Path, tmp_path: Path) -> None:
-    command(
-        "main.py",
-        "--mode",
-        "train",
-        "--config-yml",
-        config,
-        "--cpu",
-        "--num-gpus",
-        2,
-        "--run-dir",
-        tmp_path,
-        "--timestamp-id",
-        "ranks",
-        "--optim.max_epochs=1",
-        "--optim.batch_size=8",
-    )
+def test_two_ranks_train(fairchem: Command, tmp_path: Path) -> None:
+    words = ["--num-gpus", 2, "--timestamp-id", "ranks", "--optim.max_epochs=1", "--optim.batch_size=8"]
+    fairchem("train", tmp_path, *words)
     checkpoint = torch.load(tmp_path / "checkpoints/ranks/checkpoint.pt", weights_only=False)
     assert all(name.startswith("module.") for name in checkpoint["state_dict"])
     assert checkpoint["step"] > 0
 
 
-def test_offline_wandb_logger(command: Command, config: Path, tmp_path: Path) -> None:
-    command(
-        "main.py",
-        "--mode",
-        "train",
-        "--config-yml",
-        config,
-        "--cpu",
-        "--run-dir",
-        tmp_path,
-        "--timestamp-id",
-        "wandb",
-        "--optim.max_epochs=1",
-        "--logger=wandb",
-        WANDB_MODE="offline",
-        WANDB_SILENT="true",
-    )
+def test_offline_wandb_logger(fairchem: Command, tmp_path: Path) -> None:
+    words = ["--timestamp-id", "wandb", "--optim.max_epochs=1", "--logger=wandb"]
+    fairchem("train", tmp_path, *words, WANDB_MODE="offline", WANDB_SILENT="true")
     assert list((tmp_path / "logs/wandb/wandb").rglob("*.wandb"))
 
 
-def test_two_runs_at_once_get_folders_of_their_own(command: Command, config: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_get_folders_of_their_own(fairchem: Command, tmp_path: Path) -> None:
     for _ in range(2):
-        command(
-            "main.py",
-            "--mode",
-            "train",
-            "--config-yml",
-            config,
-            "--cpu",
-            "--run-dir",
-            tmp_path,
-            "--identifier",
-            "same",
-            "--optim.max_epochs=1",
-        )
+        fairchem("train", tmp_path, "--identifier", "same", "--optim.max_epochs=1")
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert len(names) == 2
     assert all("same" in name for name in names)
 
 
 def test_report_compares_with_the_trivial_predictors(
-    trained: Path, command: Command, config: Path, sample: Path
+    trained: Path, best: Path, command: Command, fairchem: Command, sample: Path
 ) -> None:
-    command(
-        "main.py",
-        "--mode",
-        "predict",
-        "--config-yml",
-        config,
-        "--cpu",
-        "--run-dir",
-        trained,
-        "--checkpoint",
-        trained / "checkpoints/train/best_checkpoint.pt",
-        "--timestamp-id",
-        "report",
-        f"--dataset.test.src={sample / 's2ef/val'}",
-    )
+    words = ["--checkpoint", best, "--timestamp-id", "report", f"--dataset.test.src={sample / 's2ef/val'}"]
+    fairchem("predict", trained, *words)
     output = command("-m", "ocp_scn.report", trained).stdout
     assert "| val | trivial |" in output
-    for name in ("loss.png", "parity_val.png", "metrics.json"):
+    for name in ("loss_s2ef.png", "parity_s2ef_val.png", "metrics.json"):
         assert (trained / "report" / name).stat().st_size > 0

@@ -1,0 +1,246 @@
+"""Relaxed structures: fairchem's L-BFGS with whole trajectories, the file of results, the metrics.
+
+What is relaxed is kept part by part, so that a run under the same name goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ase.io
+import numpy as np
+import torch
+from ase.geometry import find_mic
+from fairchem.core.common.relaxation import ml_relaxation
+from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
+from fairchem.core.modules.evaluator import Evaluator
+from torch_geometric.data import Data
+
+from ocp_scn.errors import InputError
+
+OPTIMIZER_KEYS = ("maxstep", "memory", "damping", "alpha", "traj_dir")  # of a configuration's relax_opt
+RELAXED_FILE, RECORD_FILE = "relaxed_positions.npz", "relaxations.json"
+
+
+class Relaxed(NamedTuple):
+    """A relaxed system: positions (n, 3) Å in the periodic images of the initial ones, energy eV."""
+
+    positions: np.ndarray
+    energy: float
+
+
+def relaxation_settings(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of fairchem's ``ml_relax`` that a ``task`` section sets, with its defaults."""
+    return {
+        "steps": task.get("relaxation_steps", 300),
+        "fmax": task.get("relaxation_fmax", 0.02),
+        "relax_cell": task.get("relax_cell", False),
+        "relax_volume": task.get("relax_volume", False),
+        "save_full_traj": task.get("save_full_traj", True),
+        "relax_opt": dict(task.get("relax_opt") or {}),
+    }
+
+
+class CompleteLBFGS(LBFGS):
+    """fairchem's L-BFGS, whose trajectories end with the relaxed structures.
+
+    fairchem writes the systems that go on, after each step: for one that has just converged the last
+    frame is missing, and one that needs no step has none at all.
+    """
+
+    _moved: torch.Tensor | None = None  # systems that differ from their last frame; None: no frame yet
+
+    def run(self, fmax: float, steps: int) -> bool:
+        """Relax the batch; return whether all systems converged."""
+        self._moved = None
+        converged = super().run(fmax, steps)
+        if self.trajectories is not None and self._moved is None:
+            for name, atoms in zip(self.traj_names, self.optimizable.get_atoms_list(), strict=True):
+                ase.io.write(self.traj_dir / f"{name}.traj", atoms)
+        return converged
+
+    def write(self) -> None:
+        """Append a frame to the trajectory of every system that has moved since its last one."""
+        moved = self._moved
+        for number, atoms in enumerate(self.optimizable.get_atoms_list()):
+            if moved is None or moved[number]:
+                self.trajectories[number].write(atoms)
+        self._moved = self.optimizable.update_mask.clone()
+
+
+def relax(trainer: Any, systems: Sequence[Data], settings: dict[str, Any]) -> dict[str, Relaxed]:
+    """Relax systems in one batch, or in smaller ones where the GPU's memory is too small for it.
+
+    Args:
+        trainer: fairchem's trainer with the model, which has to predict energy and forces.
+        systems: initial structures with distinct ``sid``.
+        settings: those of :func:`relaxation_settings`, with a ``relax_opt.traj_dir`` for ``SID.traj``.
+
+    Returns:
+        The relaxed systems by their names.
+    """
+    ml_relaxation.LBFGS = CompleteLBFGS  # ml_relax looks it up by name
+    copied = {**settings, "relax_opt": dict(settings["relax_opt"])}  # which it changes
+    batch = ml_relaxation.ml_relax(batch=trainer.collater(list(systems)), model=trainer, **copied)
+    sids = batch.sid.tolist() if isinstance(batch.sid, torch.Tensor) else batch.sid
+    positions = batch.pos.cpu().numpy().astype(np.float64)
+    bounds = np.cumsum(batch.natoms.tolist())[:-1]
+    found = zip(sids, np.split(positions, bounds), batch.energy.view(-1).tolist(), strict=True)
+    return {str(sid): Relaxed(pos, energy) for sid, pos, energy in found}
+
+
+def system_name(system: Data) -> str:
+    """Return a sample's ``sid`` as text, as it is in the files of results."""
+    return str(system.sid.item() if isinstance(system.sid, torch.Tensor) else system.sid)
+
+
+def relaxed_energy(system: Data) -> float | None:
+    """Return a sample's relaxed energy, eV, under fairchem's name or OC20's; None if it has none."""
+    found = (system[key] for key in ("energy_relaxed", "y_relaxed") if key in system)
+    return next((float(energy) for energy in found), None)
+
+
+def write_relaxed(path: Path, systems: Mapping[str, Relaxed]) -> None:
+    """Write relaxed systems in the order of their names; the file is whole at any time.
+
+    ``ids`` (S,), ``pos`` (A, 3) Å of all systems one after the other and ``chunk_idx`` (S - 1,), where
+    they are split, are fairchem's; ``energy`` (S,) eV is that of the relaxed structures.
+    """
+    names = sorted(systems)
+    work = path.with_name(f".{path.name}.part")
+    with work.open("wb") as file:
+        np.savez_compressed(
+            file,
+            ids=np.array(names),
+            pos=np.concatenate([systems[name].positions for name in names]),
+            chunk_idx=np.cumsum([len(systems[name].positions) for name in names])[:-1],
+            energy=np.array([systems[name].energy for name in names]),
+        )
+    work.replace(path)
+
+
+def read_relaxed(path: Path) -> dict[str, Relaxed]:
+    """Read what :func:`write_relaxed` wrote.
+
+    Raises:
+        InputError: for a file without energies, such as fairchem's own.
+    """
+    with np.load(path) as file:
+        if "energy" not in file:
+            raise InputError(f"{path} has no 'energy'; it has {', '.join(file)}")
+        positions = np.split(file["pos"], file["chunk_idx"])
+        values = zip(file["ids"].tolist(), positions, file["energy"].tolist(), strict=True)
+        return {name: Relaxed(pos, energy) for name, pos, energy in values}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folder of one run's relaxations, which a run under the same name goes on filling."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The file with all systems, written in the end."""
+        return self.folder / RELAXED_FILE
+
+    @property
+    def _parts(self) -> Path:
+        return self.folder / "relaxed_parts"
+
+    def claim(self, settings: dict[str, Any], *, src: str, weights: str, write: bool) -> None:
+        """Check that what is here was relaxed in the same way; ``write`` the record of a new run.
+
+        Raises:
+            InputError: if the settings, the data set or the weights are others.
+        """
+        optimizer = {key: value for key, value in settings["relax_opt"].items() if key != "traj_dir"}
+        record = {**settings, "relax_opt": optimizer, "src": src, "weights": weights}
+        path = self.folder / RECORD_FILE
+        if path.is_file():
+            before = json.loads(path.read_text())
+            for key, value in record.items():
+                if before.get(key) != value:
+                    raise InputError(
+                        f"{self.folder} has relaxations with {key}={before.get(key)!r}, not {value!r}; "
+                        "choose another --timestamp-id"
+                    )
+        elif write:
+            work = path.with_name(f".{path.name}.part")
+            work.write_text(json.dumps(record, indent=1) + "\n")
+            work.replace(path)
+
+    def read(self) -> dict[str, Relaxed]:
+        """Return the systems that were relaxed before."""
+        files = [self.file] if self.file.is_file() else []
+        found: dict[str, Relaxed] = {}
+        for path in [*files, *sorted(self._parts.glob("*.npz"))]:
+            found |= read_relaxed(path)
+        return found
+
+    def add(self, systems: Mapping[str, Relaxed]) -> None:
+        """Keep the systems of a batch."""
+        self._parts.mkdir(exist_ok=True)
+        write_relaxed(self._parts / f"{next(iter(systems))}.npz", systems)
+
+    def finish(self, systems: Mapping[str, Relaxed]) -> None:
+        """Write the file with all systems, and remove the parts."""
+        write_relaxed(self.file, systems)
+        shutil.rmtree(self._parts, ignore_errors=True)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return a short hash of a model's weights."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def relaxation_metrics(systems: Iterable[Data], relaxed: Mapping[str, Relaxed]) -> dict[str, float]:
+    """Return fairchem's metrics of relaxed structures (IS2RS) and their energies (IS2RE).
+
+    Args:
+        systems: samples with the targets ``pos_relaxed`` (n, 3) Å and ``energy_relaxed`` (or
+            ``y_relaxed``) eV; the others and those that are not among the relaxed ones are left out.
+        relaxed: relaxed systems by name.
+
+    Returns:
+        fairchem's names and values, ``is2rs_positions_mae`` and so on, over free atoms; positions are
+        compared with the nearest periodic image. Empty without targets.
+    """
+    evaluators = {task: Evaluator(task=task) for task in ("is2rs", "is2re")}
+    totals: dict[str, dict[str, Any]] = {task: {} for task in evaluators}
+    for system in systems:
+        name = system_name(system)
+        if name not in relaxed or "pos_relaxed" not in system or relaxed_energy(system) is None:
+            continue
+        prediction, target = _compared(system, relaxed[name])
+        for task, evaluator in evaluators.items():
+            totals[task] = evaluator.eval(prediction, target, totals[task])
+    return {
+        f"{task}_{name}": float(value["metric"])
+        for task, metrics in totals.items()
+        for name, value in metrics.items()
+    }
+
+
+def _compared(system: Data, relaxed: Relaxed) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return a system's prediction and target in the form that fairchem's evaluator takes."""
+    free = (system.fixed == 0).numpy()
+    target = system.pos_relaxed.double().numpy()[free]
+    cell = system.cell.double().view(3, 3)
+    pbc = system.pbc.view(3) if "pbc" in system else torch.ones(3, dtype=torch.bool)
+    offset, _ = find_mic(relaxed.positions[free] - target, cell.numpy(), pbc.numpy())
+    common = {"natoms": torch.tensor([int(free.sum())]), "cell": cell[None], "pbc": pbc}
+    energies = torch.tensor([[relaxed.energy], [relaxed_energy(system)]], dtype=torch.float64)
+    return (
+        {"positions": torch.from_numpy(target + offset), "energy": energies[0], **common},
+        {"positions": torch.from_numpy(target), "energy": energies[1], **common},
+    )

@@ -1,0 +1,214 @@
+"""The command line of the report: which runs it looks at, and its tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.relaxations import (
+    RECORD_FILE,
+    RELAXED_FILE,
+    Relaxed,
+    read_relaxed,
+    relaxation_metrics,
+    relaxed_energy,
+    system_name,
+)
+from ocp_scn.report.figures import plot_loss, plot_parity
+from ocp_scn.report.predictions import (
+    Targets,
+    data_set_name,
+    data_sets,
+    matching,
+    metrics,
+    open_data_set,
+    reorder,
+)
+
+EPILOG = """example:
+  python -m ocp_scn.report runs/demo
+Compares every prediction file and every relaxation of the run with the data set whose ids it has, beside a
+predictor that knows only the mean training energy: no forces, and initial structures for relaxed ones."""
+# Tables, and their columns: fairchem's names of metrics, what they are called, their factor.
+TITLES = {
+    "s2ef": "S2EF: energies and forces of structures",
+    "is2re": "IS2RE direct: relaxed energies from initial structures",
+    "relaxation": "IS2RE and IS2RS by relaxation: relaxed energies and structures",
+}
+COLUMNS = {
+    "s2ef": {
+        "energy_mae": ("energy MAE [eV]", 1),
+        "forces_mae": ("force MAE [eV/Å]", 1),
+        "forces_cosine_similarity": ("force cosine", 1),
+        "energy_forces_within_threshold": ("EFwT [%]", 100),
+    },
+    "is2re": {"energy_mae": ("energy MAE [eV]", 1), "energy_within_threshold": ("EwT [%]", 100)},
+    "relaxation": {
+        "is2re_energy_mae": ("energy MAE [eV]", 1),
+        "is2re_energy_within_threshold": ("EwT [%]", 100),
+        "is2rs_positions_mae": ("position MAE [Å]", 1),
+        "is2rs_positions_average_distance_within_threshold": ("ADwT [%]", 100),
+    },
+}
+Rows = dict[str, dict[str, dict[str, float]]]  # of a table: metrics by data set and predictor
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ocp_scn.report",
+        description="Write figures and tables of a run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dir", type=Path, help="the --run-dir of main.py")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a data set that results may belong to, besides those of the configuration",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status (2 for bad input)."""
+    args = build_parser().parse_args(argv)
+    try:
+        write_report(args.run_dir, args.data)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
+    """Write ``RUN_DIR/report/`` and print its tables.
+
+    Returns:
+        For each table and each data set with results, metrics of the ``model`` and of the ``trivial``
+        predictor.
+    """
+    trainings, more = latest_trainings(run_dir), [str(path) for path in data]
+    folder = run_dir / "report"
+    folder.mkdir(exist_ok=True)
+    splits = {task: data_sets(config, more) for task, (_, config) in trainings.items()}
+    tables = compare_predictions(run_dir, splits)
+    mean = float(splits["is2re"]["train"].energy.mean()) if "is2re" in splits else None
+    tables["relaxation"] = compare_relaxations(run_dir, mean)
+    tables = {task: dict(sorted(rows.items())) for task, rows in tables.items() if rows}
+    if not tables:
+        raise InputError(
+            f"{run_dir} has no results/*/*predictions.npz or {RELAXED_FILE}; run main.py --mode predict first"
+        )
+    for task, (name, _) in trainings.items():
+        plot_loss(folder / f"loss_{task}.png", run_dir / "logs" / "tensorboard" / name)
+    text = "\n".join(f"{TITLES[task]}\n\n{format_table(task, rows)}" for task, rows in tables.items())
+    (folder / "metrics.json").write_text(json.dumps(tables, indent=1) + "\n")
+    (folder / "metrics.md").write_text(text)
+    print(text + f"wrote {folder}")
+    return tables
+
+
+def latest_trainings(run_dir: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return name and configuration of the newest training in a run folder, for ``s2ef`` and ``is2re``."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for path in sorted(run_dir.glob("checkpoints/*/*checkpoint.pt"), key=lambda p: p.stat().st_mtime):
+        config = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["config"]
+        found["s2ef" if "forces" in config["outputs"] else "is2re"] = path.parent.name, config
+    if not found:
+        raise InputError(
+            f"{run_dir} has no checkpoints/*/checkpoint.pt; expected the --run-dir of a training"
+        )
+    return dict(sorted(found.items(), reverse=True))
+
+
+def compare_predictions(run_dir: Path, splits: dict[str, dict[str, Targets]]) -> dict[str, Rows]:
+    """Return the rows of every prediction file, the newest of each data set, and draw them."""
+    tables: dict[str, Rows] = {task: {} for task in splits}
+    for path in _by_age(run_dir, "*predictions.npz"):
+        predictions = np.load(path)
+        names = {task: matching(sets, predictions["ids"]) for task, sets in splits.items()}
+        task, name = next(((task, name) for task, name in names.items() if name), (None, None))
+        if task is None or name is None:
+            raise InputError(f"{path}: its ids are those of no data set known; pass --data FOLDER")
+        targets = reorder(splits[task][name])
+        energy = torch.as_tensor(predictions["energy"]).double().view(-1)
+        mean = torch.full_like(energy, float(splits[task]["train"].energy.mean()))
+        panels = {"energy [eV]": (targets.energy, energy)}
+        forces = zero = None
+        if targets.forces is not None and "forces" in predictions:
+            forces = torch.as_tensor(predictions["forces"]).double()
+            zero = torch.zeros_like(forces)
+            panels["force components [eV/Å]"] = (targets.forces, forces)
+        tables[task][name] = {
+            "model": metrics(energy, forces, targets),
+            "trivial": metrics(mean, zero, targets),
+        }
+        plot_parity(run_dir / "report" / f"parity_{task}_{name}.png", name, panels)
+    return tables
+
+
+def compare_relaxations(run_dir: Path, mean: float | None) -> Rows:
+    """Return the rows of all relaxations with known results, the newest of each data set, and draw them.
+
+    Args:
+        run_dir: the run folder; its relaxations know their data sets.
+        mean: the mean relaxed energy of a training set, eV, if there is one.
+    """
+    rows: Rows = {}
+    for path in _by_age(run_dir, RELAXED_FILE):
+        relaxed = read_relaxed(path)
+        source = json.loads((path.parent / RECORD_FILE).read_text())["src"]
+        found = {system_name(system): system for system in open_data_set(source)}
+        systems = {
+            sid: system
+            for sid, system in found.items()
+            if sid in relaxed and relaxed_energy(system) is not None
+        }
+        model = relaxation_metrics(systems.values(), relaxed)
+        if not model:
+            continue
+        initial = {sid: Relaxed(system.pos.double().numpy(), mean or 0.0) for sid, system in systems.items()}
+        trivial = relaxation_metrics(systems.values(), initial)
+        if mean is None:
+            trivial = {key: value for key, value in trivial.items() if key.startswith("is2rs")}
+        name = data_set_name(source)
+        rows[name] = {"model": model, "trivial": trivial}
+        truth = torch.tensor([relaxed_energy(system) for system in systems.values()])
+        energy = torch.tensor([relaxed[sid].energy for sid in systems])
+        panels = {"relaxed energy [eV]": (truth, energy)}
+        plot_parity(run_dir / "report" / f"parity_relaxation_{name}.png", name, panels)
+    return rows
+
+
+def format_table(task: str, rows: Rows) -> str:
+    """Return a table in Markdown; a metric that the model does not have has no column."""
+    columns = {
+        key: value
+        for key, value in COLUMNS[task].items()
+        if any(key in predictors["model"] for predictors in rows.values())
+    }
+    lines = ["| data | predictor | " + " | ".join(label for label, _ in columns.values()) + " |"]
+    lines.append("|---|---|" + "---:|" * len(columns))
+    for name, predictors in rows.items():
+        for predictor, values in predictors.items():
+            cells = [
+                f"{factor * values[key]:.4g}" if key in values else "" for key, (_, factor) in columns.items()
+            ]
+            lines.append(f"| {name} | {predictor} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _by_age(run_dir: Path, pattern: str) -> list[Path]:
+    return sorted(run_dir.glob(f"results/*/{pattern}"), key=lambda path: path.stat().st_mtime)

@@ -1,0 +1,102 @@
+"""Prediction files (S2EF, and IS2RE direct) compared with the data sets that they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairchem.core.datasets import LmdbDataset
+from fairchem.core.modules.evaluator import Evaluator
+
+from ocp_scn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Energies (S,) eV, forces of free atoms (F, 3) eV/Å (None for IS2RE), and free atoms (S,)."""
+
+    ids: list[str]
+    energy: torch.Tensor
+    forces: torch.Tensor | None
+    free_atoms: torch.Tensor
+
+
+def data_sets(config: dict[str, Any], more: list[str]) -> dict[str, Targets]:
+    """Read the targets of a training's data sets, and of further folders that have the same ones.
+
+    Returns:
+        The targets by :func:`data_set_name`; those of the training set as ``train``.
+
+    Raises:
+        InputError: for a data set that does not exist.
+    """
+    train = config["dataset"]
+    energy = {name: key for key, name in (train.get("key_mapping") or {}).items()}.get("energy", "energy")
+    sources = [
+        split["src"]
+        for key in ("val_dataset", "test_dataset")
+        if (split := config.get(key)) and split.get("src")
+    ]
+    sources += [source for source in more if energy in open_data_set(source)[0]]
+    found = {"train": _read_targets(train["src"], energy)}
+    return found | {data_set_name(source): _read_targets(source, energy) for source in sources}
+
+
+def data_set_name(source: str) -> str:
+    """Return the name of a data set's folder."""
+    path = Path(source)
+    return path.parent.name if path.suffix == ".lmdb" else path.name
+
+
+def open_data_set(source: str) -> LmdbDataset:
+    """Open a data set; an :class:`InputError` if it does not exist."""
+    if not Path(source).exists():
+        raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
+    return LmdbDataset({"src": source})
+
+
+def _read_targets(source: str, energy_key: str) -> Targets:
+    ids, energy, forces, free_atoms = [], [], [], []
+    for sample in open_data_set(source):
+        free = sample.fixed == 0
+        ids.append(f"{sample.sid}_{sample.fid}" if "fid" in sample else str(sample.sid))
+        energy.append(float(sample[energy_key]))
+        free_atoms.append(int(free.sum()))
+        if "forces" in sample:
+            forces.append(sample.forces[free].double())
+    return Targets(
+        ids,
+        torch.tensor(energy, dtype=torch.float64),
+        torch.cat(forces) if forces else None,
+        torch.tensor(free_atoms),
+    )
+
+
+def matching(splits: dict[str, Targets], ids: np.ndarray) -> str | None:
+    """Return the name of the data set that has these ids."""
+    wanted = set(ids.tolist())
+    return next((name for name, targets in splits.items() if set(targets.ids) == wanted), None)
+
+
+def reorder(targets: Targets) -> Targets:
+    """Return targets sorted by id, as fairchem writes predictions."""
+    order, forces = np.argsort(targets.ids), targets.forces
+    if forces is not None:
+        blocks = forces.split(targets.free_atoms.tolist())
+        forces = torch.cat([blocks[i] for i in order])
+    return Targets([targets.ids[i] for i in order], targets.energy[order], forces, targets.free_atoms[order])
+
+
+def metrics(energy: torch.Tensor, forces: torch.Tensor | None, targets: Targets) -> dict[str, float]:
+    """Return fairchem's metrics of energies (S,) eV and forces of free atoms (F, 3) eV/Å."""
+    names: dict[str, list[str]] = {"energy": ["mae", "energy_within_threshold"]}
+    prediction = {"energy": energy, "natoms": targets.free_atoms}
+    truth = {"energy": targets.energy, "natoms": targets.free_atoms}
+    if forces is not None and targets.forces is not None:
+        names |= {"forces": ["mae", "cosine_similarity"], "misc": ["energy_forces_within_threshold"]}
+        prediction["forces"], truth["forces"] = forces, targets.forces
+    result = Evaluator(eval_metrics=names).eval(prediction, truth)
+    return {name: float(value["metric"]) for name, value in result.items()}

@@ -1,0 +1,145 @@
+"""Relaxations in a harmonic well, and the files and metrics of relaxed structures."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.constraints import FixAtoms
+from fairchem.core.datasets import data_list_collater
+from torch_geometric.data import Data
+
+from ocp_scn.data.lmdb import to_graph
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.relaxations import (
+    Relaxed,
+    Results,
+    read_relaxed,
+    relax,
+    relaxation_metrics,
+    relaxation_settings,
+    write_relaxed,
+)
+
+WELL = torch.tensor([5.0, 5.0, 5.0])  # each system's second atom is drawn there, its first is fixed
+FAR = {"far": 0.5, "near": 0.2, "there": 0.001}  # Å from the well at the start
+FMAX = 0.01
+
+
+def system(sid: str, distance: float) -> Data:
+    atoms = Atoms("CuH", positions=[[1.0, 1.0, 1.0], [5.0, 5.0, 5.0 + distance]], cell=[8, 8, 8], pbc=True)
+    atoms.set_constraint(FixAtoms([0]))
+    data = to_graph(atoms, sid=sid)
+    data.pos_relaxed = torch.tensor([[1.0, 1.0, 1.0], [5.0, 5.0, 5.0]])
+    data.energy_relaxed = 0.25
+    return data
+
+
+def predict(batch: Any, **_: Any) -> dict[str, torch.Tensor]:
+    """Energy 0.25 + d²/2 and force -d for the distance d of each second atom, and a pull on each first."""
+    away = batch.pos[1::2] - WELL
+    forces = torch.stack([torch.ones_like(away), -away], dim=1).view(-1, 3)
+    return {"energy": 0.25 + away.pow(2).sum(1, keepdim=True) / 2, "forces": forces}
+
+
+TRAINER = SimpleNamespace(
+    predict=predict, collater=partial(data_list_collater, otf_graph=True), device=torch.device("cpu")
+)
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("pbc", [True, False])
+def test_every_trajectory_ends_with_its_relaxed_structure(tmp_path: Path, full: bool, pbc: bool) -> None:
+    systems = [system(sid, distance) for sid, distance in FAR.items()]
+    if not pbc:
+        for data in systems:
+            del data.pbc
+    optimizer = {"maxstep": 0.1, "alpha": 2.0, "damping": 1.0, "traj_dir": str(tmp_path)}
+    task = {"relaxation_fmax": FMAX, "relax_opt": optimizer, "save_full_traj": full}
+    relaxed = relax(TRAINER, systems, relaxation_settings(task))
+    assert list(relaxed) == list(FAR)
+    frames = {sid: ase.io.read(tmp_path / f"{sid}.traj", ":") for sid in FAR}
+    for sid, (positions, energy) in relaxed.items():
+        last = frames[sid][-1]
+        assert np.array_equal(positions[0], [1.0, 1.0, 1.0])
+        assert np.linalg.norm(positions[1] - 5.0) < FMAX
+        assert energy == pytest.approx(0.25, abs=1e-4)
+        assert last.get_potential_energy() == energy
+        assert np.allclose(last.positions, positions, atol=1e-12)
+        assert frames[sid][0].positions[1, 2] == pytest.approx(5.0 + FAR[sid])
+    assert len(frames["there"]) == 1
+    if full:
+        assert len(frames["far"]) > len(frames["near"]) > 2
+        # No frame comes twice.
+        assert all(
+            len({atoms.positions.tobytes() for atoms in frames[sid]}) == len(frames[sid]) for sid in FAR
+        )
+    else:
+        assert len(frames["far"]) == len(frames["near"]) == 2
+
+
+def test_file_keeps_every_bit(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    systems = {
+        sid: Relaxed(generator.normal(size=(n, 3)), generator.normal()) for n, sid in enumerate("cab", 1)
+    }
+    write_relaxed(tmp_path / "relaxed.npz", systems)
+    file = np.load(tmp_path / "relaxed.npz")
+    assert file["ids"].tolist() == ["a", "b", "c"]
+    assert file["chunk_idx"].tolist() == [2, 5]
+    found = read_relaxed(tmp_path / "relaxed.npz")
+    assert all(np.array_equal(found[sid].positions, systems[sid].positions) for sid in "abc")
+    assert all(found[sid].energy == systems[sid].energy for sid in "abc")
+    assert [path.name for path in tmp_path.iterdir()] == ["relaxed.npz"]
+
+
+def test_file_of_fairchem_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "relaxed.npz", ids=["a"], pos=np.zeros((1, 3)), chunk_idx=[])
+    with pytest.raises(InputError, match="has no 'energy'; it has ids, pos, chunk_idx"):
+        read_relaxed(tmp_path / "relaxed.npz")
+
+
+def test_results_are_kept_part_by_part(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    systems = {sid: Relaxed(np.full((2, 3), n), float(n)) for n, sid in enumerate("abcd")}
+    assert results.read() == {}
+    results.add({sid: systems[sid] for sid in "ca"})
+    results.add({sid: systems[sid] for sid in "bd"})
+    assert set(Results(tmp_path).read()) == set("abcd")
+    results.finish(systems)
+    assert [path.name for path in tmp_path.iterdir()] == ["relaxed_positions.npz"]
+    assert set(results.read()) == set("abcd")
+
+
+def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
+    results, settings = Results(tmp_path), relaxation_settings({"relax_opt": {"traj_dir": "here"}})
+    results.claim(settings, src="data", weights="a", write=True)
+    elsewhere = relaxation_settings({"relax_opt": {"traj_dir": "elsewhere"}})
+    results.claim(elsewhere, src="data", weights="a", write=True)  # does not change a result
+    with pytest.raises(InputError, match="with weights='a', not 'b'; choose another --timestamp-id"):
+        results.claim(settings, src="data", weights="b", write=True)
+    with pytest.raises(InputError, match="with steps=300, not 10"):
+        results.claim({**settings, "steps": 10}, src="data", weights="a", write=True)
+
+
+def test_metrics_compare_free_atoms_with_their_nearest_images() -> None:
+    data = system("one", 0.3)
+    positions = data.pos.double().numpy()
+    positions[0] += 1.0  # fixed: not compared
+    positions[1, 0] += 8.0  # another image
+    metrics = relaxation_metrics([data, system("missing", 0.1)], {"one": Relaxed(positions, 0.75)})
+    assert metrics["is2re_energy_mae"] == pytest.approx(0.5)
+    assert metrics["is2rs_positions_mae"] == pytest.approx(0.1)
+    # 0.3 Å off: within 199 of fairchem's 490 thresholds from 0.01 Å on.
+    assert metrics["is2rs_positions_average_distance_within_threshold"] == pytest.approx(199 / 490, abs=0.003)
+    data.y_relaxed = data.energy_relaxed  # as OC20 calls it
+    del data.energy_relaxed
+    assert relaxation_metrics([data], {"one": Relaxed(positions, 0.75)}) == metrics
+    assert relaxation_metrics([Data(sid="one")], {"one": Relaxed(positions, 0.75)}) == {}
