@@ -20,7 +20,8 @@ def plot_parity(path: Path, title: str, panels: Mapping[str, tuple[torch.Tensor,
     for axis, (label, (truth, prediction)) in zip(axes[0], panels.items(), strict=True):
         low, high = float(truth.min()), float(truth.max())
         axis.plot([low, high], [low, high], color="0.6", linewidth=1)
-        axis.scatter(truth.flatten(), prediction.flatten(), s=4, alpha=0.4, linewidths=0)
+        size = 4 if truth.numel() > 200 else 16
+        axis.scatter(truth.flatten(), prediction.flatten(), s=size, alpha=0.4, linewidths=0)
         axis.set(title=f"{title}: {label}", xlabel="calculated", ylabel="predicted")
     _save(figure, path)
 
