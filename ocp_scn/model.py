@@ -135,7 +135,7 @@ class SCN(TableModule):
 
         values = self.harmonics @ x  # (A, N, C)
         per_atom = self.energy_head(values) @ self.energy_weights  # (A,)
-        energy = embedding.new_zeros(num_systems).index_add_(0, system, per_atom)
+        energy = embedding.new_zeros(num_systems).index_add_(0, system, per_atom.to(embedding))
         return energy, None if self.force_head is None else self.force_head(values) @ self.force_weights
 
     def _edge_groups(

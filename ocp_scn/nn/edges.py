@@ -96,20 +96,22 @@ def group_edges(
         width = max(width, 1)  # noqa: PLW2901  # an atom without edges has one empty place
         target = graph.target[first : first + size]
         slots = None if size == num_atoms * width else target * width + graph.rank[first : first + size]
-        back = rows[r] if envelope is None else envelope[first : first + size, None, None] * rows[r]
+        back = None if envelope is None else envelope[first : first + size, None, None] * rows[r]
         step = max(1, max_edges[r] // width)
-        groups.append(
-            [
+        of_resolution = []
+        for atoms, edges in _ranges(target, num_atoms, step):
+            placed = _by_place(rows[r][edges], slots, edges, atoms, width)
+            of_resolution.append(
                 EdgeGroup(
                     atoms,
                     slice(first + edges.start, first + edges.stop),
                     graph.source[first + edges.start : first + edges.stop],
                     None if slots is None else slots[edges] - atoms.start * width,
-                    *(_by_place(m[edges], slots, edges, atoms, width) for m in (rows[r], back)),
+                    placed,
+                    placed if back is None else _by_place(back[edges], slots, edges, atoms, width),
                 )
-                for atoms, edges in _ranges(target, num_atoms, step)
-            ]
-        )
+            )
+        groups.append(of_resolution)
         first += size
     return groups
 

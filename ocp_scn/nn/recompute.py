@@ -52,13 +52,15 @@ class _Linears(torch.autograd.Function):
         ctx: Any, prepare: Prepare, split: Prepare, into: tuple[int, ...], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.prepare, ctx.split, ctx.into = prepare, split, into
+        ctx.precision = _autocast(tensors[0])
         ctx.save_for_backward(*tensors)
         weight, bias, *inputs = tensors
         sums: list[Tensor] = []
         for u, part, k in zip(prepare(*inputs), split(weight), into, strict=True):
             flat = u.flatten(0, -2)
             if k < len(sums):
-                sums[k].view(len(flat), len(part)).addmm_(flat, part.mT)
+                total = torch.addmm(sums[k].view(len(flat), len(part)), flat, part.mT)
+                sums[k] = total.view_as(sums[k])
             else:
                 product = flat @ part.mT if k else torch.addmm(bias, flat, part.mT)
                 sums.append(product.view(*u.shape[:-1], len(part)))
@@ -66,6 +68,11 @@ class _Linears(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(**ctx.precision):
+            return _Linears._derivatives(ctx, *gradients)
+
+    @staticmethod
+    def _derivatives(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weight, _, *inputs = ctx.saved_tensors
         needs_weight, needs_bias, *needs_input = ctx.needs_input_grad[3:]
         keep = torch.is_grad_enabled()
@@ -75,9 +82,9 @@ class _Linears(torch.autograd.Function):
         for_parts, products = [], []
         for g, u, part in zip(received, prepared, parts, strict=True):
             if needs_weight:
-                for_parts.append(g.flatten(0, -2).mT @ u.flatten(0, -2))
+                for_parts.append((g.flatten(0, -2).mT @ u.flatten(0, -2)).to(part.dtype))
             if any(needs_input):
-                products.append(g @ part)
+                products.append((g @ part).to(u.dtype))
         (for_weight,) = _pull_back(parts, whole, for_parts, [needs_weight], keep)
         for_bias = gradients[0].flatten(0, -2).sum(0) if needs_bias else None
         for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
@@ -87,15 +94,23 @@ class _Linears(torch.autograd.Function):
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        ctx.function = function
+        ctx.function, ctx.precision = function, _autocast(inputs[0])
         ctx.save_for_backward(*inputs)
         return function(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         needs_input, keep = ctx.needs_input_grad[1:], torch.is_grad_enabled()
-        result, sources = _again(lambda *x: (ctx.function(*x),), ctx.saved_tensors, needs_input, keep)
-        return None, *_pull_back(result, sources, [gradient], needs_input, keep)
+        with torch.autocast(**ctx.precision):
+            result, sources = _again(lambda *x: (ctx.function(*x),), ctx.saved_tensors, needs_input, keep)
+            return None, *_pull_back(result, sources, [gradient], needs_input, keep)
+
+
+def _autocast(tensor: Tensor) -> dict[str, Any]:
+    """Return torch's mixed precision in force, which a backward pass has to restore."""
+    device = tensor.device.type
+    enabled = torch.is_autocast_enabled(device)
+    return {"device_type": device, "enabled": enabled, "dtype": torch.get_autocast_dtype(device)}
 
 
 def _again(

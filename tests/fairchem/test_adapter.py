@@ -16,6 +16,7 @@ from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.sphere import edge_frames
 from ocp_scn.state_dict import to_checkpoint_name
 from tests.structures import batch_of, bulk, molecule, slab
+from tests.weights import strengthen
 
 SETTINGS = {
     "lmax": 4,
@@ -41,11 +42,7 @@ def double():
 def model_with(**changes):
     """Return a model in evaluation mode whose forces are of the order of their summands."""
     torch.manual_seed(1)
-    model = SphericalChannelNetwork(**SETTINGS | changes).eval()
-    with torch.no_grad():
-        for parameter in (p for name, p in model.named_parameters() if "fc" in name and p.ndim == 2):
-            parameter.mul_(3)
-    return model
+    return strengthen(SphericalChannelNetwork(**SETTINGS | changes).eval())
 
 
 def data_of(*structures, sids=None):
@@ -224,6 +221,29 @@ def test_every_parameter_has_a_gradient():
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("changes", [{"num_taps": 1}, {"num_taps": 4, "num_bands": 2}])
+def test_mixed_precision(changes):
+    """Under autocast predictions and derivatives are those of float32 to bfloat16's precision."""
+    torch.set_default_dtype(torch.float32)
+    model, data = (
+        model_with(**changes, training_roll="fixed").train(),
+        batch_of(bulk(9, 0), dtype=torch.float32),
+    )
+    found = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            out = model(data)
+            loss = out["energy"].float().sum() + out["forces"].float().square().sum()
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in found[1])
+    (exact, *exact_gradients), (mixed, *mixed_gradients) = found
+    assert mixed.item() == pytest.approx(exact.item(), rel=0.05)
+    exact, mixed = (torch.cat([g.flatten() for g in gs]) for gs in (exact_gradients, mixed_gradients))
+    assert torch.cosine_similarity(exact, mixed, dim=0) > 0.98
 
 
 # --- structures that the model refuses ------------------------------------------------------------

@@ -12,6 +12,7 @@ from ocp_scn.fairchem import v1
 from ocp_scn.nn import message
 from ocp_scn.sphere import edge_frames, random_rolls, wigner_rows
 from tests.structures import batch_of, bulk, molecule, slab
+from tests.weights import strengthen
 
 LMAX = 3
 SETTINGS = {
@@ -45,11 +46,7 @@ def double():
 def model_with(**changes):
     """Return a model in evaluation mode whose neighbours and non-linearities matter."""
     torch.manual_seed(1)
-    model = SphericalChannelNetwork(**SETTINGS | changes).eval()
-    with torch.no_grad():
-        for parameter in (p for name, p in model.named_parameters() if "fc" in name and p.ndim == 2):
-            parameter.mul_(3)
-    return model
+    return strengthen(SphericalChannelNetwork(**SETTINGS | changes).eval())
 
 
 def gauss(n):

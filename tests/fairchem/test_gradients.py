@@ -11,6 +11,7 @@ from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.gradients import edge_gradients, forces_from_edges, stress_from_edges
 from ocp_scn.graph import Graph
 from tests.structures import PERIODIC, batch_of, bulk, crystal, molecule, slab
+from tests.weights import strengthen
 
 SETTINGS = {
     "direct_forces": False,
@@ -38,11 +39,7 @@ def double():
 def model_with(**changes):
     """Return a model in evaluation mode with weights that let neighbours matter."""
     torch.manual_seed(1)
-    model = SphericalChannelNetwork(**SETTINGS | changes).eval()
-    with torch.no_grad():
-        for parameter in (p for name, p in model.named_parameters() if "fc" in name and p.ndim == 2):
-            parameter.mul_(3)
-    return model
+    return strengthen(SphericalChannelNetwork(**SETTINGS | changes).eval())
 
 
 def axis_cross():
