@@ -73,6 +73,6 @@ def predict(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
 
 def train_step(model: nn.Module, batch: Any) -> None:
     """Compute a loss of energies and forces, and its gradients."""
-    model.zero_grad(set_to_none=False)
+    model.zero_grad()
     energy, forces = predict(model, batch)
     (energy.abs().sum() + forces.norm(dim=-1).sum()).backward()

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch_geometric.data import Batch
 
 from benchmarks.flops import needed_flops
 from benchmarks.models import VARIANTS, build, predict, train_step
 from benchmarks.store import ROOT, machine, table, write_json
-from benchmarks.structures import slabs
+from benchmarks.structures import slab, slabs
 
 RESULTS = ROOT / "docs/results/speed.json"
 MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fairchem")] + [
@@ -29,18 +30,19 @@ MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fair
 ]
 EPILOG = """example:
   python -m benchmarks.speed --atoms 38 --threads 2
-Every model has a process of its own; they take turns, so that a busy machine slows all alike. Times are
-medians with the spread from the first to the third quartile. Memory is the peak of the resident set during
-a call, less what the loaded model (with its gradients, for a training step) holds."""
+Every model has a process of its own for inference and one for training; they take turns, so that a busy
+machine slows all alike. Times are medians with the spread from the first to the third quartile. Memory is
+the peak of the resident set in a first call, less what the loaded model (with its gradients, for a training
+step) holds after a call with three atoms, which loads the libraries."""
 
 
 class Worker:
-    """A process that holds one model and measures when told to."""
+    """A process that holds one model for one kind of call and measures when told to."""
 
-    def __init__(self, model: str, args: argparse.Namespace) -> None:
-        command = [sys.executable, "-m", "benchmarks.speed", "--worker", model, "--atoms", str(args.atoms)]
-        command += ["--batch-size", str(args.batch_size), "--threads", str(args.threads)]
-        command += ["--dtype", args.dtype]
+    def __init__(self, model: str, call: str, args: argparse.Namespace) -> None:
+        command = [sys.executable, "-m", "benchmarks.speed", "--models", model, "--worker", call]
+        command += ["--atoms", str(args.atoms), "--batch-size", str(args.batch_size)]
+        command += ["--threads", str(args.threads), "--dtype", args.dtype]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -51,12 +53,12 @@ class Worker:
         )
         self.facts = self._answer()
 
-    def measure(self, what: str) -> dict[str, float]:
-        """Return the seconds and peak bytes of one call: ``inference`` or ``training``."""
+    def seconds(self) -> float:
+        """Return the seconds of one call."""
         assert self.process.stdin is not None
-        self.process.stdin.write(what + "\n")
+        self.process.stdin.write("call\n")
         self.process.stdin.flush()
-        return self._answer()
+        return self._answer()["seconds"]
 
     def close(self) -> None:
         """End the process."""
@@ -71,7 +73,7 @@ class Worker:
         return json.loads(line)
 
 
-def work(model_name: str, args: argparse.Namespace) -> None:
+def work(model_name: str, what: str, args: argparse.Namespace) -> None:
     """Hold a model and answer requests on standard input; run in a process of its own."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else prints goes to standard error
@@ -85,34 +87,33 @@ def work(model_name: str, args: argparse.Namespace) -> None:
         facts["flops"] = needed_flops(model.config, graph, len(batch.pos), training=False)
         facts["edges"] = len(graph.source)
 
-    def infer() -> None:
+    def infer(batch: Any) -> None:
         with torch.no_grad():
             predict(model.eval(), batch)
 
-    calls: dict[str, Callable[[], None]] = {
-        "inference": infer,
-        "training": lambda: train_step(model.train(), batch),
-    }
-    infer()
+    def train(batch: Any) -> None:
+        train_step(model.train(), batch)
+
+    call = {"inference": infer, "training": train}[what]
+    call(Batch.from_data_list([slab((1, 1, 1), 0)]))
+    facts["bytes"] = peak_bytes(lambda: call(batch))
+    for _ in range(2):
+        call(batch)
     print(json.dumps(facts), file=answer, flush=True)
-    warm = {"inference"}
-    for line in sys.stdin:
-        call = calls[line.strip()]
-        if line.strip() not in warm:
-            call()  # makes the gradients, too
-            warm.add(line.strip())
-        print(json.dumps(measure(call)), file=answer, flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        call(batch)
+        print(json.dumps({"seconds": time.perf_counter() - start}), file=answer, flush=True)
 
 
-def measure(call: Callable[[], None]) -> dict[str, float]:
-    """Return the seconds of a call and by how much it raised the resident set, bytes."""
+def peak_bytes(call: Callable[[], None]) -> int:
+    """Return by how much a call raises the resident set, bytes."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that the peak is this call's
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     before = _resident("VmRSS")
-    start = time.perf_counter()
     call()
-    return {"seconds": time.perf_counter() - start, "bytes": _resident("VmHWM") - before}
+    return _resident("VmHWM") - before
 
 
 def _resident(field: str) -> int:
@@ -133,31 +134,30 @@ def matrix_product_rate() -> float:
 def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a record for each model and kind of call."""
     torch.set_num_threads(args.threads)
-    workers = {name: Worker(name, args) for name in args.models}
     rates: list[float] = []
-    found: dict[tuple[str, str], list[dict[str, float]]] = {
-        (name, what): [] for name in workers for what in args.calls
-    }
+    seconds: dict[tuple[str, str], list[float]] = {(m, c): [] for m in args.models for c in args.calls}
+    workers: dict[tuple[str, str], Worker] = {}
     try:
+        for model, what in seconds:
+            workers[model, what] = Worker(model, what, args)
         for _ in range(args.repeats):
             rates.append(matrix_product_rate())
-            for (name, what), values in found.items():
-                values.append(workers[name].measure(what))
+            for key, values in seconds.items():
+                values.append(workers[key].seconds())
     finally:
         for worker in workers.values():
             worker.close()
     rate = float(np.median(rates))
     records = []
-    for (name, what), values in found.items():
-        seconds = np.array([v["seconds"] for v in values])
-        low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
-        record = {"model": name, "call": what, "seconds": median, "spread": [low, high]}
-        record["bytes"] = float(np.median([v["bytes"] for v in values]))
-        record |= workers[name].facts
-        if "flops" in record and what == "inference":
-            record["fraction"] = record["flops"] / median / rate
+    for (model, what), values in seconds.items():
+        low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+        record = {"model": model, "call": what, "seconds": median, "spread": [low, high]}
+        record |= workers[model, what].facts
+        if "flops" in record:  # a training step needs the forward's products and two for each of them
+            record["fraction"] = record["flops"] * (1 if what == "inference" else 3) / median / rate
         records.append(record)
     facts = {**machine(), "matrix_product_rate": rate, "dtype": args.dtype, "batch_size": args.batch_size}
+    facts["threads"] = args.threads
     return [{**record, **facts} for record in records]
 
 
@@ -203,7 +203,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="our compute_dtype"
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--worker", choices=MODELS, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=["inference", "training"], help=argparse.SUPPRESS)
     return parser
 
 
@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     args = build_parser().parse_args(argv)
     if args.worker:
-        work(args.worker, args)
+        work(args.models[0], args.worker, args)
         return 0
     records = measure_all(args)
     print(results_table(records))

@@ -6,6 +6,9 @@ C. L. Zitnick, A. Das, A. Kolluru, J. Lan, M. Shuaibi, A. Sriram, Z. Ulissi and 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -69,10 +72,8 @@ class EdgeBlock(nn.Module):
         x = self.downsample(x)  # (A, K, C')
         total = torch.zeros_like(x)
         for message, of_resolution in zip(self.messages, groups, strict=True):
-            size = of_resolution[0].rows.shape[2]  # K_r
-            cut = x[:, :size].contiguous()
-            sums = [message(cut, features[group.edges], group) for group in of_resolution]
-            total[:, :size] += torch.cat(sums)
+            sums = torch.cat([message(x, features[group.edges], group) for group in of_resolution])
+            total[:, : sums.shape[1]] += sums  # (A, K_r, C')
         if self.aggregation is not None:
             total = self.aggregation(x, total)
         return self.upsample(total)  # (A, K, C)
@@ -129,14 +130,21 @@ class SCN(TableModule):
             len(elements), num_coefficients(self.config.lmax) - 1, embedding.shape[-1]
         )
         x = torch.cat([embedding[:, None], higher], dim=1)  # (A, K, C)
-        for k, block in enumerate(self.edge_blocks):
-            update = block(x, elements, graph, radial, groups)
-            x = update if k == 0 else x + update
+        with self._precision(x.device.type):
+            for k, block in enumerate(self.edge_blocks):
+                update = block(x, elements, graph, radial, groups).to(x.dtype)
+                x = update if k == 0 else x + update
 
         values = self.harmonics @ x  # (A, N, C)
         per_atom = self.energy_head(values) @ self.energy_weights  # (A,)
         energy = embedding.new_zeros(num_systems).index_add_(0, system, per_atom.to(embedding))
         return energy, None if self.force_head is None else self.force_head(values) @ self.force_weights
+
+    def _precision(self, device: str) -> AbstractContextManager[Any]:
+        """Return the context of the layers, which decides the precision of their matrix products."""
+        if self.config.compute_dtype == "float32":
+            return nullcontext()  # that of the weights, or of an autocast around the model
+        return torch.autocast(device, dtype=torch.bfloat16)
 
     def _edge_groups(
         self, graph: Graph, frames: Tensor, distance: Tensor, num_atoms: int

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ocp_scn.nn import EdgeGroup, MessageBlock
+from ocp_scn.nn.edges import End
 from ocp_scn.sphere import dense_rows
 
 
@@ -16,5 +17,6 @@ def edge_messages(
     num_edges, order = len(source), block.kept_order()
     dense = dense_rows(rows)
     dense = dense if order is None else dense[:, order]
-    group = EdgeGroup(slice(0, num_edges), slice(0, num_edges), source + num_edges, None, dense, dense)
+    edges = slice(0, num_edges)
+    group = EdgeGroup(edges, End(source + num_edges, None, dense), End(edges, None, dense), dense)
     return block(torch.cat([x[target], x]), features, group)

@@ -44,24 +44,31 @@ class GridAggregation(TableModule):
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
         """Return the new signal (A, K, C') from the old one and the summed messages, both (A, K, C')."""
         parts = zip(x.split(self.block_size), messages.split(self.block_size), strict=True)
-        return torch.cat([self._update(*part) for part in parts])
+        maps = [tensor for fc in (self.fc1, self.fc2, self.fc3) for tensor in (fc.weight, fc.bias)]
+        return torch.cat([recomputed(self._update, *part, *maps) for part in parts])
 
-    def _update(self, x: Tensor, messages: Tensor) -> Tensor:
-        first = _add_constant(self._first_map(x, messages), self.fc1.bias)  # (A, K, 2 b C')
-        new = recomputed(self._on_grid, first, self.fc2.weight, self.fc2.bias, self.fc3.weight)
-        return _add_constant(new, self.fc3.bias)
+    def _update(
+        self,
+        x: Tensor,
+        messages: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+        w3: Tensor,
+        b3: Tensor,
+    ) -> Tensor:
+        first = _add_constant(self._first_map(x, messages, w1), b1)  # (A, K, 2 b C')
+        second = linear(silu(self.to_grid @ first), w2, b2)  # (A, G, 2 C')
+        return _add_constant(linear(self.from_grid @ silu(second), w3), b3)  # (A, K, C')
 
-    def _on_grid(self, first: Tensor, weight2: Tensor, bias2: Tensor, weight3: Tensor) -> Tensor:
-        second = linear(silu(self.to_grid @ first), weight2, bias2)  # (A, G, 2 C')
-        return linear(self.from_grid @ silu(second), weight3)  # (A, K, C')
-
-    def _first_map(self, x: Tensor, messages: Tensor) -> Tensor:
+    def _first_map(self, x: Tensor, messages: Tensor, weight: Tensor) -> Tensor:
         """Return the coefficients of the first map's output, without its bias.
 
         A degree that lies in the bands 0..j gets the sum of those bands' parts of the map.
         """
         both = torch.cat([x, messages], dim=-1)  # (A, K, 2 C')
-        weight = self.fc1.weight.view(len(self.fc1.weight), 2, self.num_bands, -1).cumsum(2)
+        weight = weight.view(len(weight), 2, self.num_bands, -1).cumsum(2)
         last = self.num_bands - 1
         borders = [0, *((self.lmax + 1 - j) ** 2 for j in range(last, -1, -1))]
         parts = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
@@ -76,7 +74,7 @@ class MessageBlock(nn.Module):
         """Compute the messages of edges and their sums at the targets.
 
         Args:
-            x: (A, (lmax + 1)**2, C') signals of the atoms.
+            x: (A, K, C') signals of the atoms; degrees above ``lmax`` are not used.
             features: (E', F) edge features.
             group: the edges, with rows in :meth:`kept_order`.
 
@@ -85,8 +83,9 @@ class MessageBlock(nn.Module):
         """
         taps = self.active_taps
 
-        def in_edge_frames(x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            ends = to_edge_frames(x, rows, group)  # (E', S, C') each
+        def in_edge_frames(x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+            of_ends = zip(rows, (group.source, group.target), strict=True)
+            ends = [to_edge_frames(x, r, end) for r, end in of_ends]  # (E', S, C') each
             if taps is None:
                 return tuple(end.flatten(1) for end in ends)
             return tuple(part for end in ends for part in taps.split_input(end))
@@ -101,16 +100,26 @@ class MessageBlock(nn.Module):
         def summed(values: Tensor, rows_back: Tensor) -> Tensor:
             values = silu(values)  # (E', T, S C')
             kept = taps.average(values) if taps else values.view(len(values), self.num_kept, x.shape[-1])
-            return sum_at_targets(kept, rows_back, group)
+            return sum_at_targets(kept, rows_back, group.target)
 
-        def of_ends(weight: Tensor) -> Sequence[Tensor]:
-            return taps.split_weight(weight) if taps else weight.chunk(2, dim=1)
+        def summed_network(second: Tensor, weight: Tensor, bias: Tensor, rows_back: Tensor) -> Tensor:
+            return summed(linear(silu(second), weight, bias), rows_back)
 
         into = [*range(len(taps.positions) if taps else 1)] * 2  # source and target, order by order
         first = linears(
-            in_edge_frames, self.fc1.weight, self.fc1.bias, x, group.rows, split=of_ends, into=into
+            in_edge_frames,
+            self.fc1.weight,
+            self.fc1.bias,
+            x,
+            group.source.rows,
+            group.target.rows,
+            split=taps.split_weight if taps else None,
+            into=into,
         )
         gate = (features, self.fc_features.weight, self.fc_features.bias)
         (second,) = linears(gated, self.fc2.weight, self.fc2.bias, *gate, *first)
-        (values,) = linears(activated, self.fc3.weight, self.fc3.bias, second)
+        last = (self.fc3.weight, self.fc3.bias)
+        if taps:  # their values are by far the largest tensor: smaller to compute again than to keep
+            return recomputed(summed_network, second, *last, group.rows_back)
+        (values,) = linears(activated, *last, second)
         return recomputed(summed, values, group.rows_back)

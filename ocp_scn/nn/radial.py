@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import embedding, linear, silu, threshold
 
+from ocp_scn.nn.recompute import recomputed
 from ocp_scn.sphere import TableModule
 
 
@@ -41,7 +42,8 @@ class RadialBasis(TableModule):
             return silu(self.fc1(torch.stack([distance, torch.ones_like(distance)], dim=-1)))
         u = (distance[:, None] - self.centres) / self.spacing
         if self.function == "gaussian":
-            return torch.exp(-0.5 * (u / self.width).square())
+            # Processors are many times slower with the tiny numbers below float32's normal range.
+            return threshold(torch.exp(-0.5 * (u / self.width).square()), 1e-30, 0.0)
         u = u * self.width
         return torch.sigmoid(u) + 0.001 * u if self.function == "linearsigmoid" else torch.sigmoid(u)
 
@@ -74,11 +76,18 @@ class EdgeFeatures(nn.Module):
         self.fc1 = nn.Linear(num_radial, num_features)
         self.source_embedding = nn.Embedding(max_num_elements, num_features)
         self.target_embedding = nn.Embedding(max_num_elements, num_features)
-        for embedding in (self.source_embedding, self.target_embedding):
-            nn.init.uniform_(embedding.weight, -0.001, 0.001)
+        for of_element in (self.source_embedding, self.target_embedding):
+            nn.init.uniform_(of_element.weight, -0.001, 0.001)
         self.fc2 = nn.Linear(num_features, num_features)
 
     def forward(self, radial: Tensor, source_element: Tensor, target_element: Tensor) -> Tensor:
         """Return (E, F) features from basis values (E, R) and the ends' atomic numbers (E,)."""
-        elements = self.source_embedding(source_element) + self.target_embedding(target_element)
-        return silu(self.fc2(silu(self.fc1(radial) + elements)))
+
+        def features(radial: Tensor, *weights: Tensor) -> Tensor:
+            of_source, of_target, w1, b1, w2, b2 = weights
+            elements = embedding(source_element, of_source) + embedding(target_element, of_target)
+            return silu(linear(silu(linear(radial, w1, b1) + elements), w2, b2))
+
+        weights = [self.source_embedding.weight, self.target_embedding.weight]
+        weights += [self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias]
+        return recomputed(features, radial, *weights)

@@ -21,7 +21,7 @@ def linears(
     weight: Tensor,
     bias: Tensor,
     *inputs: Tensor,
-    split: Callable[[Tensor], Sequence[Tensor]] = lambda weight: (weight,),
+    split: Callable[[Tensor], Sequence[Tensor]] | None = None,
     into: Sequence[int] = (0,),
 ) -> tuple[Tensor, ...]:
     """Return sums of products u_k @ w_k.T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k and no w_k.
@@ -32,7 +32,8 @@ def linears(
         weight: the matrix whose parts w_k, (out, in_k) each, multiply.
         bias: (out,) added to the first sum.
         inputs: tensors that ``prepare`` takes.
-        split: returns the parts of ``weight``; computed again in the backward pass, too.
+        split: returns the parts of ``weight``, and is computed again in the backward pass, too; if
+            None, the parts are ranges of columns as wide as the u_k.
         into: for each k the number of the sum that the product belongs to, from 0.
 
     Returns:
@@ -49,22 +50,22 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 class _Linears(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, prepare: Prepare, split: Prepare, into: tuple[int, ...], *tensors: Tensor
+        ctx: Any, prepare: Prepare, split: Prepare | None, into: tuple[int, ...], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.prepare, ctx.split, ctx.into = prepare, split, into
         ctx.precision = _autocast(tensors[0])
         ctx.save_for_backward(*tensors)
         weight, bias, *inputs = tensors
+        prepared = prepare(*inputs)
+        parts = split(weight) if split else _columns(weight, prepared)
         sums: list[Tensor] = []
-        for u, part, k in zip(prepare(*inputs), split(weight), into, strict=True):
+        for u, part, k in zip(prepared, parts, into, strict=True):
             flat = u.flatten(0, -2)
             if k < len(sums):
-                total = torch.addmm(sums[k].view(len(flat), len(part)), flat, part.mT)
-                sums[k] = total.view_as(sums[k])
+                sums[k].addmm_(flat.to(sums[k].dtype), part.mT.to(sums[k].dtype))
             else:
-                product = flat @ part.mT if k else torch.addmm(bias, flat, part.mT)
-                sums.append(product.view(*u.shape[:-1], len(part)))
-        return tuple(sums)
+                sums.append(flat @ part.mT if k else torch.addmm(bias, flat, part.mT))
+        return tuple(total.view(*prepared[0].shape[:-1], total.shape[1]) for total in sums)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -76,18 +77,29 @@ class _Linears(torch.autograd.Function):
         weight, _, *inputs = ctx.saved_tensors
         needs_weight, needs_bias, *needs_input = ctx.needs_input_grad[3:]
         keep = torch.is_grad_enabled()
-        parts, whole = _again(ctx.split, [weight], [needs_weight], keep)
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
+        if ctx.split:
+            parts, whole = _again(ctx.split, [weight], [needs_weight], keep)
+        else:
+            parts = _columns(weight, prepared)
         received = [gradients[k] for k in ctx.into]
-        for_parts, products = [], []
-        for g, u, part in zip(received, prepared, parts, strict=True):
-            if needs_weight:
-                for_parts.append((g.flatten(0, -2).mT @ u.flatten(0, -2)).to(part.dtype))
-            if any(needs_input):
-                products.append((g @ part).to(u.dtype))
-        (for_weight,) = _pull_back(parts, whole, for_parts, [needs_weight], keep)
+        for_inputs: list[Tensor | None] = [None] * len(inputs)
+        if any(needs_input):
+            products = [(g @ part).to(u.dtype) for g, part, u in zip(received, parts, prepared, strict=True)]
+            for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
+        for_weight = None
+        if needs_weight:
+            pairs = [(g.flatten(0, -2).mT, u.flatten(0, -2)) for g, u in zip(received, prepared, strict=True)]
+            if ctx.split:
+                products = [(a @ b).to(weight.dtype) for a, b in pairs]
+                (for_weight,) = _pull_back(parts, whole, products, [True], keep)
+            elif keep or ctx.precision["enabled"]:
+                for_weight = torch.cat([a @ b for a, b in pairs], dim=1).to(weight.dtype)
+            else:
+                for_weight = torch.empty_like(weight)
+                for (a, b), columns in zip(pairs, _columns(for_weight, prepared), strict=True):
+                    torch.mm(a, b, out=columns)
         for_bias = gradients[0].flatten(0, -2).sum(0) if needs_bias else None
-        for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
         return None, None, None, for_weight, for_bias, *for_inputs
 
 
@@ -104,6 +116,11 @@ class _Recomputed(torch.autograd.Function):
         with torch.autocast(**ctx.precision):
             result, sources = _again(lambda *x: (ctx.function(*x),), ctx.saved_tensors, needs_input, keep)
             return None, *_pull_back(result, sources, [gradient], needs_input, keep)
+
+
+def _columns(weight: Tensor, prepared: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the ranges of a matrix's columns that multiply the given tensors."""
+    return weight.split([u.shape[-1] for u in prepared], dim=1)
 
 
 def _autocast(tensor: Tensor) -> dict[str, Any]:

@@ -41,14 +41,18 @@ def test_sums_and_frames(targets, max_edges, num_resolutions):
     first = 0
     for r, of_resolution in enumerate(groups):
         size = graph.sizes[r]
-        assert [g.atoms.start for g in of_resolution[1:]] == [g.atoms.stop for g in of_resolution[:-1]]
-        ends = [to_edge_frames(x, group.rows, group) for group in of_resolution]
+        targets = [group.target.atoms for group in of_resolution]
+        assert [atoms.start for atoms in targets[1:]] == [atoms.stop for atoms in targets[:-1]]
         source, target = (t[first : first + size] for t in (graph.source, graph.target))
-        torch.testing.assert_close(torch.cat([s for s, _ in ends]), rows[r] @ x[source])
-        torch.testing.assert_close(torch.cat([t for _, t in ends]), rows[r] @ x[target])
+        for end, atoms in (("source", source), ("target", target)):
+            ends = [getattr(group, end) for group in of_resolution]
+            turned = torch.cat([to_edge_frames(x, end.rows, end) for end in ends])
+            torch.testing.assert_close(turned, rows[r] @ x[atoms])
         values = torch.randn(size, KEPT, CHANNELS)
-        parts = values.split([len(group.source) for group in of_resolution])
-        sums = [sum_at_targets(part, g.rows_back, g) for part, g in zip(parts, of_resolution, strict=True)]
+        parts = values.split([group.edges.stop - group.edges.start for group in of_resolution])
+        sums = [
+            sum_at_targets(part, g.rows_back, g.target) for part, g in zip(parts, of_resolution, strict=True)
+        ]
         messages = envelope[first : first + size, None, None] * (rows[r].mT @ values)
         expected = torch.zeros(ATOMS, SIZE, CHANNELS).index_add_(0, target, messages)
         torch.testing.assert_close(torch.cat(sums), expected)
@@ -62,6 +66,6 @@ def test_size_of_groups():
     rows = [torch.randn(35, KEPT, SIZE)]
     for max_edges, sizes in ((35, [35]), (14, [10, 10, 10, 5]), (3, [5] * 7)):
         (groups,) = group_edges(graph, rows, None, num_atoms=ATOMS, max_edges=[max_edges])
-        assert [len(group.source) for group in groups] == sizes
-        assert all(group.slots is None for group in groups)
-        assert all(torch.equal(group.rows, group.rows_back) for group in groups)
+        assert [group.edges.stop - group.edges.start for group in groups] == sizes
+        assert all(group.target.places is None for group in groups)
+        assert all(torch.equal(group.target.rows, group.rows_back) for group in groups)

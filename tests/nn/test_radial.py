@@ -116,3 +116,9 @@ def test_every_parameter_has_a_gradient(function):
         assert (parameter.grad.flatten(1) if parameter.grad.ndim > 1 else parameter.grad).abs().sum() > 0, (
             name
         )
+
+
+def test_no_denormal_numbers():
+    """Far from its centre a basis function is 0, not a number that processors are slow with."""
+    basis = RadialBasis("gaussian", 400, 8.0, 2.0)(torch.linspace(0, 8, 50, dtype=torch.float32))
+    assert basis[basis != 0].abs().min() >= torch.finfo(torch.float32).tiny
