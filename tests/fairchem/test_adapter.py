@@ -261,7 +261,7 @@ def test_products_in_bfloat16(changes):
     for key, value in expected.items():
         assert found[key].dtype == torch.float32
         assert not torch.equal(found[key], value)
-        assert (found[key] - value).norm() < 0.02 * value.norm()
+        assert (found[key] - value).norm() < 0.05 * value.norm()
 
 
 # --- structures that the model refuses ------------------------------------------------------------
