@@ -35,6 +35,11 @@ def check_run(config: Mapping[str, Any]) -> None:
     if ours:
         check_model(model)
         check_normalizers(model, config.get("dataset"))
+    if ours and config.get("gp_gpus") is not None:
+        raise InputError(
+            f"--gp-gpus {config['gp_gpus']}: this model does not split a system over ranks; "
+            "--num-gpus gives each rank systems of its own"
+        )
     mode = config["mode"]
     splits = _splits(config.get("dataset"))
     needed = _NEEDED_SPLIT.get(mode)
@@ -54,6 +59,15 @@ def check_run(config: Mapping[str, Any]) -> None:
     _check_checkpoint(config, ours)
     if mode == "run-relaxations":
         check_distinct_systems("dataset.relax", splits["relax"])
+
+
+def check_device(config: Mapping[str, Any], local_rank: int) -> None:
+    """Check that a rank of a run without ``--cpu`` has a GPU."""
+    found = torch.cuda.device_count()
+    if not config["cpu"] and local_rank >= found:
+        raise InputError(
+            f"rank {local_rank} of this node needs a GPU, but {found} are visible; --cpu uses none"
+        )
 
 
 def check_model(settings: Mapping[str, Any]) -> None:
