@@ -23,8 +23,13 @@ def run_folder(run_dir: str, name: str) -> Path:
     return Path(run_dir) / "checkpoints" / name
 
 
-def claim_run_name(args: Any) -> str:
-    """Return ``--timestamp-id``, or else the time and ``--identifier``, having made the run's folder.
+def claimed_folder(args: Any) -> Path:
+    """Return the folder that a command line's name is claimed with; a sweep's first run stands for all."""
+    return run_folder(args.run_dir, args.timestamp_id + ("_run0" if args.sweep_yml else ""))
+
+
+def claim_run_name(args: Any) -> None:
+    """Make the run's folder; set ``--timestamp-id``, where there is none, to the time and ``--identifier``.
 
     fairchem's own name counts in steps of two minutes, and a training that finds the folder of
     another one resumes from its checkpoint.
@@ -32,33 +37,27 @@ def claim_run_name(args: Any) -> str:
     Raises:
         InputError: where nothing can be written.
     """
-    first = "_run0" if args.sweep_yml else ""  # the first run of a sweep stands for all
-    name = args.timestamp_id
     try:
-        if name is not None:
-            folder = run_folder(args.run_dir, name + first)
-            folder.mkdir(parents=True, exist_ok=True)
+        if args.timestamp_id is not None:
+            claimed_folder(args).mkdir(parents=True, exist_ok=True)
         else:
-            time_and_identifier = [time.strftime("%Y-%m-%d-%H-%M-%S"), *filter(None, [args.identifier])]
-            name, folder = _new_folder(args.run_dir, "-".join(time_and_identifier), first)
+            _claim_new_name(args)
     except OSError as error:
         raise InputError(
             f"--run-dir {args.run_dir}: {error.filename} cannot be made: {error.strerror}"
         ) from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"--run-dir {args.run_dir}: {folder} is not writable")
-    return name
+    if not os.access(claimed_folder(args), os.W_OK):
+        raise InputError(f"--run-dir {args.run_dir}: {claimed_folder(args)} is not writable")
 
 
-def _new_folder(run_dir: str, stem: str, ending: str) -> tuple[str, Path]:
-    """Make the folder of a run whose name no other run has, not even one that starts now."""
+def _claim_new_name(args: Any) -> None:
+    """Make a folder under a name that no other run has, not even one that starts now."""
+    stem = "-".join([time.strftime("%Y-%m-%d-%H-%M-%S"), *filter(None, [args.identifier])])
     for number in itertools.count(1):
-        name = stem if number == 1 else f"{stem}-{number}"
-        folder = run_folder(run_dir, name + ending)
+        args.timestamp_id = stem if number == 1 else f"{stem}-{number}"
         with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            break
-    return name, folder
+            claimed_folder(args).mkdir(parents=True)
+            return
 
 
 @contextmanager
@@ -75,11 +74,13 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())  # or a power cut may leave the new name with no content
         part.replace(path)
     except (OSError, RuntimeError) as error:
-        # torch raises RuntimeError, without the system's number, for a file that it cannot write.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        # torch's writer raises RuntimeError, and does not tell what the system said.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
+        free = shutil.disk_usage(path.parent).free / 2**20
         part.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {_cause(error, path.parent)}") from error
+        cause = getattr(error, "strerror", None) or "a write failed"
+        raise InputError(f"{path} cannot be written: {cause}, with {free:.1f} MiB free") from error
 
 
 @contextmanager
@@ -91,10 +92,3 @@ def refusals_as_input_errors(folder: str) -> Iterator[None]:
         if error.errno not in _REFUSALS:
             raise
         raise InputError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
-
-
-def _cause(error: Exception, folder: Path) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    free = shutil.disk_usage(folder).free / 2**20
-    return f"{str(error).splitlines()[0]} ({free:.1f} MiB are free)"

@@ -8,6 +8,10 @@ from typing import Any
 
 from submitit import JobEnvironment
 
+WARNING = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
+# What would end a process that is still importing waits until there are handlers.
+HELD_BACK = {signal.SIGTERM, WARNING}
+
 
 class Interruption:
     """SLURM's warning before a time limit or a preemption, answered between two batches.
@@ -22,10 +26,10 @@ class Interruption:
         self._handler: Any = None
 
     def take_over(self) -> None:
-        """Stand in for the handler that submitit has installed in this process."""
-        number = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
-        self._handler = signal.getsignal(number)
-        signal.signal(number, self._note)
+        """Stand in for the handler that submitit has installed, and let in what was held back until now."""
+        self._handler = signal.getsignal(WARNING)
+        signal.signal(WARNING, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
     def _note(self, number: int, frame: Any) -> None:
         # Nothing else: processes that load data inherit this, and may be signalled too.
@@ -35,7 +39,7 @@ class Interruption:
         """Let submitit save, requeue and end this process, if a signal has come."""
         if self.requested:
             logging.info("SLURM ends this job soon: saving and requeueing it")
-            self._handler(getattr(signal, f"SIG{JobEnvironment.USR_SIG}"), None)
+            self._handler(WARNING, None)
 
 
 interruption = Interruption()

@@ -15,18 +15,24 @@ import yaml
 from submitit import AutoExecutor, JobEnvironment
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.interruption import HELD_BACK
 
 # Below the ports that systems give to outgoing connections.
 _FIRST_PORT, _PORTS = 10000, 20000
+
+_HOLD_SIGNALS_BACK = (
+    "import os, signal, sys; "
+    f"signal.pthread_sigmask(signal.SIG_BLOCK, {sorted(map(int, HELD_BACK))}); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 
 
 class JobExecutor(AutoExecutor):
     """submitit's executor, asking SLURM for what a run needs: no GPU with ``--cpu``."""
 
     def __init__(self, folder: Path, *, cpu: bool, **options: Any) -> None:
-        # SLURM's warning would end a task that is still importing; without it, the job is requeued anyway.
-        python = ["sh", "-c", 'trap "" USR2 TERM; exec "$@"', "sh", sys.executable]
-        super().__init__(folder, cluster="slurm", slurm_python=shlex.join(python), **options)
+        python = shlex.join([sys.executable, "-c", _HOLD_SIGNALS_BACK])
+        super().__init__(folder, cluster="slurm", slurm_python=python, **options)
         self._cpu = cpu
 
     def update_parameters(self, **request: Any) -> None:

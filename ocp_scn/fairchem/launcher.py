@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.checks import check_device, check_run, without_unneeded_data
-from ocp_scn.fairchem.files import claim_run_name, refusals_as_input_errors, run_folder
+from ocp_scn.fairchem.files import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
 from ocp_scn.fairchem.interruption import interruption
 from ocp_scn.fairchem.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
 
@@ -93,12 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_run(config)
             if not args.submit:
                 check_device(config, args.num_gpus - 1)
-        args.timestamp_id = claim_run_name(args)
+        claim_run_name(args)
         with refusals_as_input_errors(args.logdir):
             _cli.main(args, overrides)
     except InputError as error:
         return _refuse(str(error))
     except FailedJobError as error:
+        with suppress(OSError):  # a folder that is not empty is of a run before
+            claimed_folder(args).rmdir()
         return _refuse(f"SLURM did not take the job: {_cause_in_sbatch(error)}")
     except ChildFailedError as error:
         cause = _cause_in_rank(error)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SYSTEM_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "setpriv")
 # torch has to resolve the name of the first node; loopback addresses resolve to themselves.
 NODES = ("127.0.0.1", "127.0.0.2")
 # Declared, not measured (config_overrides): what fairchem asks for by default fits.
@@ -151,9 +151,10 @@ class Cluster:
 
     def _start(self, program: str, *options: str) -> None:
         with (self.folder / f"{program}-{len(self._daemons)}.out").open("wb") as output:
-            self._daemons.append(
-                subprocess.Popen([program, *options], env=self.environment, stdout=output, stderr=output)
-            )
+            # Should the tests be killed, the daemons end too.
+            command = ["setpriv", "--pdeathsig", "TERM", program, *options]
+            daemon = subprocess.Popen(command, env=self.environment, stdout=output, stderr=output)
+        self._daemons.append(daemon)
 
 
 def until(condition: Callable[[], object], seconds: float, complaint: str | None) -> None:
