@@ -18,6 +18,7 @@ from fairchem.core.common.registry import registry
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.files import run_folder
 from ocp_scn.fairchem.registration import NAMES
 from ocp_scn.fairchem.relaxations import OPTIMIZER_KEYS, relaxation_settings, system_name
 from ocp_scn.fairchem.v1 import SphericalChannelNetwork
@@ -205,9 +206,12 @@ def _splits(dataset: Any) -> dict[str, dict[str, Any]]:
 
 def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> None:
     path = config.get("checkpoint")
+    if path is None and config["mode"] != "train":
+        raise InputError(f"--mode {config['mode']} needs --checkpoint")
+    if path is None and config["timestamp_id"]:  # a training goes on from the one of its own name
+        own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
+        path = str(own) if own.is_file() else None
     if path is None:
-        if config["mode"] != "train":
-            raise InputError(f"--mode {config['mode']} needs --checkpoint")
         return
     if not Path(path).is_file():
         raise InputError(f"--checkpoint {path} does not exist")

@@ -91,4 +91,4 @@ def refusals_as_input_errors(folder: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
-        raise InputError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+        raise InputError(f"{error.filename or folder}: {error.strerror}") from error

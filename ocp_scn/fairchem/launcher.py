@@ -120,7 +120,7 @@ def _configs(args: Any, overrides: list[str]) -> list[dict[str, Any]]:
         return [config]
     if not args.submit:
         raise InputError("--sweep-yml needs --submit: each of its runs is a job")
-    return sweep_configs({**config, "timestamp_id": ""}, args.sweep_yml)
+    return sweep_configs({**config, "timestamp_id": args.timestamp_id or ""}, args.sweep_yml)
 
 
 def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:

@@ -111,9 +111,10 @@ class ResumableTrainer(OCPTrainer):
     def save_between_steps(self) -> None:
         """Save the training as its last whole step left it, from the beginning of a forward pass."""
         if not self.model.training:  # an evaluation, with averaged weights
-            if self.ema:
-                self.ema.restore()
-            self.save()
+            if self._saved_step != self.step:
+                if self.ema:
+                    self.ema.restore()
+                self.save()
             return
         step, epoch = self.step, self.epoch
         self.step, self.epoch = step - 1, epoch - 1 / len(self.train_loader)

@@ -81,6 +81,10 @@ def test_checkpoints(fairchem: Command, best: Path, tmp_path: Path) -> None:
     assert "is of another model: its first weight is 'backbone.weight'" in other
     (tmp_path / "noise.pt").write_bytes(pickle.dumps(np.zeros(3)))
     assert "is not a checkpoint" in refusal("--checkpoint", tmp_path / "noise.pt")
+    (tmp_path / "checkpoints/torn").mkdir(parents=True)
+    (tmp_path / "checkpoints/torn/checkpoint.pt").write_bytes(best.read_bytes()[:1000])
+    torn = refused(fairchem("train", tmp_path, "--timestamp-id", "torn", ok=False))
+    assert "torn/checkpoint.pt is not a checkpoint" in torn
     wider = refusal("--checkpoint", best, "--model.hidden_channels=16")
     assert "does not fit the model's settings" in wider
 
