@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 COMMON = ["--timestamp-id", "run", "--print-every", 1]
 # Two ranks whose data are loaded in further processes, which SLURM signals too.
 PAIR = [*COMMON, "--optim.batch_size=2", "--optim.num_workers=1", "--optim.max_epochs=3"]
+STEPS = 84
 
 
 def logged(run: Path, tag: str = "train/loss") -> list[tuple[int, float]]:
@@ -38,11 +39,14 @@ def output(run: Path, number: str, rank: int = 0, kind: str = "out") -> str:
 
 @pytest.fixture(scope="module")
 def limited(submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The run folder and number of a job of one task, longer than its limit of one minute."""
+    """The run folder and number of a job of one task, longer than its limit of one minute.
+
+    It evaluates after every step, so that it may be interrupted in a step or in an evaluation.
+    """
     run = tmp_path_factory.mktemp("limited")
-    words = [*COMMON, "--optim.batch_size=4", "--optim.max_epochs=100000", "--slurm.time=1"]
+    words = [*COMMON, "--optim.batch_size=4", "--optim.eval_every=1", "--optim.max_epochs=100000"]
     # A warning 90 s before the end, as is usual, would be one before the beginning.
-    words += ["--slurm.signal=USR2@10", f"--slurm.nodelist={NODES[1]}"]
+    words += ["--slurm.time=1", "--slurm.signal=USR2@10", f"--slurm.nodelist={NODES[1]}"]
     return run, job_numbers(submit(run, *words))[0]
 
 
@@ -64,17 +68,20 @@ def test_job_at_its_time_limit_goes_on(cluster: Cluster, whole: Path, limited: t
     run, number = limited
     until(lambda: cluster.job(number)["Restarts"] != "0", 120, "the job is not requeued")
     saved = torch.load(run / "checkpoints/run/checkpoint.pt", weights_only=False)["step"]
-    until(lambda: output(run, number).count(" step: ") > saved, 120, "the job does not go on")
+    enough = max(saved, STEPS)
+    until(lambda: output(run, number).count(" step: ") > enough, 180, "the job does not go on")
     cluster.run("scancel", number)
-    steps = [step for step, _ in logged(run)]
-    assert steps == list(range(1, len(steps) + 1))
-    assert len(steps) >= saved > 0
+    for tag in ("train/loss", "val/loss"):
+        steps = [step for step, _ in logged(run, tag)]
+        assert steps == list(range(1, len(steps) + 1))
+        assert len(steps) >= enough
+    assert saved > 0
 
 
 def test_two_tasks_train_like_one_with_their_batches(whole: Path, limited: tuple[Path, str]) -> None:
     """Losses of two ranks are those of one with the doubled batch."""
     two, one = dict(logged(whole)), dict(logged(limited[0]))
-    assert len(two) == 84
+    assert len(two) == STEPS
     assert two == pytest.approx({step: one[step] for step in two}, rel=1e-5)
 
 
