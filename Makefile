@@ -6,10 +6,10 @@ VENV ?= $(CURDIR)/.venv
 PY = "$(VENV)/bin/python"
 export VENV
 
-.PHONY: help env demo test lint format clean
+.PHONY: help env demo test test-slurm lint format clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 env: ## create the environment, where it is missing or out of date
 	@tools/environment.sh
@@ -19,6 +19,10 @@ demo: env ## train a small model on sample data and look at what it does
 
 test: env ## run all tests; PYTEST_ARGS="-m 'not slow'" leaves out those that take minutes
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-slurm: env ## run the tests of jobs on a SLURM of their own, installing it where that is allowed
+	@tools/slurm.sh
+	$(PY) -m pytest tests/slurm $(PYTEST_ARGS)
 
 lint: env ## check style, types and which module imports which
 	$(PY) -m ruff check --output-format concise .

@@ -18,6 +18,7 @@ from fairchem.core.common.registry import registry
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.files import run_folder
 from ocp_scn.fairchem.registration import NAMES
 from ocp_scn.fairchem.relaxations import OPTIMIZER_KEYS, relaxation_settings, system_name
 from ocp_scn.fairchem.v1 import SphericalChannelNetwork
@@ -35,6 +36,11 @@ def check_run(config: Mapping[str, Any]) -> None:
     if ours:
         check_model(model)
         check_normalizers(model, config.get("dataset"))
+    if ours and config.get("gp_gpus") is not None:
+        raise InputError(
+            f"--gp-gpus {config['gp_gpus']}: this model does not split a system over ranks; "
+            "--num-gpus gives each rank systems of its own"
+        )
     mode = config["mode"]
     splits = _splits(config.get("dataset"))
     needed = _NEEDED_SPLIT.get(mode)
@@ -54,6 +60,15 @@ def check_run(config: Mapping[str, Any]) -> None:
     _check_checkpoint(config, ours)
     if mode == "run-relaxations":
         check_distinct_systems("dataset.relax", splits["relax"])
+
+
+def check_device(config: Mapping[str, Any], local_rank: int) -> None:
+    """Check that a rank of a run without ``--cpu`` has a GPU."""
+    found = torch.cuda.device_count()
+    if not config["cpu"] and local_rank >= found:
+        raise InputError(
+            f"rank {local_rank} of this node needs a GPU, but {found} are visible; --cpu uses none"
+        )
 
 
 def check_model(settings: Mapping[str, Any]) -> None:
@@ -191,9 +206,12 @@ def _splits(dataset: Any) -> dict[str, dict[str, Any]]:
 
 def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> None:
     path = config.get("checkpoint")
+    if path is None and config["mode"] != "train":
+        raise InputError(f"--mode {config['mode']} needs --checkpoint")
+    if path is None and config["timestamp_id"]:  # a training goes on from the one of its own name
+        own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
+        path = str(own) if own.is_file() else None
     if path is None:
-        if config["mode"] != "train":
-            raise InputError(f"--mode {config['mode']} needs --checkpoint")
         return
     if not Path(path).is_file():
         raise InputError(f"--checkpoint {path} does not exist")

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+import os
 import re
+import shutil
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from fairchem.core import _cli
+from fairchem.core.common import distutils
 from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config
+from submitit.core.utils import FailedJobError
 from submitit.helpers import DelayedSubmission
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.checks import check_run, without_unneeded_data
+from ocp_scn.fairchem.checks import check_device, check_run, without_unneeded_data
+from ocp_scn.fairchem.files import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
+from ocp_scn.fairchem.interruption import interruption
+from ocp_scn.fairchem.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
 
 
 class Runner(_cli.Runner):
@@ -30,12 +36,45 @@ class Runner(_cli.Runner):
 
     def __call__(self, config: dict[str, Any]) -> None:
         """Run one process of a configuration."""
-        super().__call__(without_unneeded_data(config))
+        config = without_unneeded_data(config)
+        if config["submit"]:
+            config = _as_task_of_job(config)
+            check_device(config, int(os.environ["LOCAL_RANK"]))
+        # So that fairchem leaves the GPUs alone, of which there may be none, or fewer than ranks.
+        config["use_cuda_visibile_devices"] = config["cpu"]
+        try:
+            with refusals_as_input_errors(config["run_dir"]):
+                super().__call__(config)
+        except RuntimeError:
+            if not interruption.requested or distutils.is_master():
+                raise
+            sys.exit("this rank ends: the first one has saved the run and requeued the job")
 
-    def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission:
-        """Save the run and resubmit it with this runner instead of fairchem's."""
-        delayed = super().checkpoint(*args, **kwargs)
-        return DelayedSubmission(Runner(), *delayed.args, **delayed.kwargs)
+    def checkpoint(self, config: dict[str, Any]) -> DelayedSubmission:
+        """Save a training as its last whole step left it; return the job that goes on with it.
+
+        Other modes have nothing to save: relaxations keep what is finished, the others begin again.
+        """
+        if config["mode"] == "train":
+            self.trainer.save_between_steps()
+        if self.trainer.logger is not None:
+            self.trainer.logger.mark_preempting()
+        return DelayedSubmission(Runner(), config)
+
+
+def _as_task_of_job(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration for this task of a job, as that of a rank that torch launched.
+
+    fairchem's way into a job's process group uses CUDA even with ``--cpu``, and one port for all jobs.
+    """
+    os.environ.update(rank_environment())
+    interruption.take_over()
+    # fairchem would write the run's name, which is there already, into the file that requeued jobs read.
+    del config["slurm"]["folder"]
+    own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
+    if was_requeued() and config["mode"] == "train" and own.is_file():
+        config["checkpoint"] = str(own)
+    return {**config, "submit": False}
 
 
 @record
@@ -46,16 +85,24 @@ def run(config: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run fairchem's command line; return the exit status (2 for bad input)."""
-    # fairchem's command line looks these two up by name when it submits, spawns or runs.
-    _cli.Runner, _cli.runner_wrapper = Runner, run
     args, overrides = flags.get_parser().parse_known_args(argv)
-    if args.timestamp_id is None and not args.submit:
-        args.timestamp_id = _new_run_name(args)
+    # fairchem's command line looks these up by name when it submits, spawns or runs.
+    _cli.Runner, _cli.runner_wrapper = Runner, run
+    _cli.AutoExecutor, _cli.create_grid = partial(JobExecutor, cpu=args.cpu), sweep_configs
     try:
-        check_run(load_config(args, overrides))
-        _cli.main(args, overrides)
+        for config in _configs(args, overrides):
+            check_run(config)
+            if not args.submit:
+                check_device(config, args.num_gpus - 1)
+        claim_run_name(args)
+        with refusals_as_input_errors(args.logdir):
+            _cli.main(args, overrides)
     except InputError as error:
         return _refuse(str(error))
+    except FailedJobError as error:
+        with suppress(OSError):  # a folder that is not empty is of a run before
+            claimed_folder(args).rmdir()
+        return _refuse(f"SLURM did not take the job: {_cause_in_sbatch(error)}")
     except ChildFailedError as error:
         cause = _cause_in_rank(error)
         if cause is None:
@@ -64,17 +111,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _new_run_name(args: Any) -> str:
-    """Return a name for the run's folders: the time and ``--identifier``.
-
-    fairchem's own name counts in steps of two minutes, and a training that finds the folder of
-    another one resumes from its checkpoint.
-    """
-    name = "-".join([time.strftime("%Y-%m-%d-%H-%M-%S"), *filter(None, [args.identifier])])
-    taken = {path.name for path in Path(args.run_dir).glob("checkpoints/*")}
-    return next(
-        n for n in itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2))) if n not in taken
-    )
+def _configs(args: Any, overrides: list[str]) -> list[dict[str, Any]]:
+    """Return the configuration of every run that a command line starts."""
+    if args.submit and shutil.which("srun") is None:
+        raise InputError("--submit needs SLURM, but there is no srun on the PATH")
+    config = load_config(args, overrides)
+    if args.sweep_yml is None:
+        return [config]
+    if not args.submit:
+        raise InputError("--sweep-yml needs --submit: each of its runs is a job")
+    return sweep_configs({**config, "timestamp_id": args.timestamp_id or ""}, args.sweep_yml)
 
 
 def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
@@ -103,6 +149,12 @@ def _cause_in_rank(error: ChildFailedError) -> str | None:
     # A line of its own: where a rank's traceback is quoted, it ends with the exception.
     found = re.search(rf"\b{InputError.__name__}: (.+)", text)
     return found and found[1]
+
+
+def _cause_in_sbatch(error: FailedJobError) -> str:
+    """Return what sbatch said, of a message that also has its command and the call."""
+    said = [line.split("error: ", 1)[1] for line in str(error).splitlines() if "sbatch: error: " in line]
+    return "; ".join(said) or str(error).splitlines()[-1]
 
 
 def _refuse(message: str) -> int:

@@ -1,4 +1,4 @@
-"""fairchem's trainer, made to go on after an interruption as if there had been none."""
+"""fairchem's trainer with what this package changes: resumed trainings, and relaxations of all systems."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from fairchem.core.common import distutils
-from fairchem.core.trainers import OCPTrainer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler
 from tqdm import tqdm
 
+from ocp_scn.fairchem.loading import reopen_databases
 from ocp_scn.fairchem.relaxations import (
     Relaxed,
     Results,
@@ -24,34 +23,20 @@ from ocp_scn.fairchem.relaxations import (
     system_name,
     weights_digest,
 )
+from ocp_scn.fairchem.resumption import ResumableTrainer
 
 
-class SCNTrainer(OCPTrainer):
-    """fairchem's trainer, whose resumed trainings have the loss curve of uninterrupted ones.
+class SCNTrainer(ResumableTrainer):
+    """fairchem's trainer, whose trainings and relaxations go on after an interruption.
 
-    The rolls of the edge frames are random in training, and a checkpoint of fairchem does not
-    contain the generator's state; here torch is seeded anew for every training step (and rank).
-    And a checkpoint is written between a step and the schedule's, so that a resumed training
-    would lag behind by one step of the learning rate.
-
-    Relaxations are likewise resumed, under the same ``--timestamp-id``, and their results are those
-    of all systems.
+    Relaxations are resumed under the same ``--timestamp-id``, and their results are those of all systems.
     """
 
-    model: Any
-    ema: Any
-
-    def _forward(self, batch: Any) -> dict[str, torch.Tensor]:
-        if self.model.training:
-            torch.manual_seed(step_seed(self.config["cmd"]["seed"] or 0, self.step, distutils.get_rank()))
-        return super()._forward(batch)
-
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Load a checkpoint as fairchem does, and bring the schedule up to its step."""
-        super().load_checkpoint(*args, **kwargs)
-        schedule = getattr(getattr(self, "scheduler", None), "scheduler", None)
-        if isinstance(schedule, LambdaLR) and schedule.last_epoch == self.step - 1 >= 0:
-            schedule.step()
+    def get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Return fairchem's loader, whose processes open LMDB files themselves."""
+        loader = super().get_dataloader(*args, **kwargs)
+        loader.worker_init_fn = reopen_databases
+        return loader
 
     @torch.no_grad()
     def run_relaxations(self) -> None:
@@ -118,8 +103,3 @@ class SCNTrainer(OCPTrainer):
             self.model, self.ema = model, ema
             if ema:
                 ema.restore()
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Return a seed that differs between runs, steps and ranks."""
-    return hash((seed, step, rank)) % 2**63  # of integers: the same in every process

@@ -81,8 +81,28 @@ def test_checkpoints(fairchem: Command, best: Path, tmp_path: Path) -> None:
     assert "is of another model: its first weight is 'backbone.weight'" in other
     (tmp_path / "noise.pt").write_bytes(pickle.dumps(np.zeros(3)))
     assert "is not a checkpoint" in refusal("--checkpoint", tmp_path / "noise.pt")
+    (tmp_path / "checkpoints/torn").mkdir(parents=True)
+    (tmp_path / "checkpoints/torn/checkpoint.pt").write_bytes(best.read_bytes()[:1000])
+    torn = refused(fairchem("train", tmp_path, "--timestamp-id", "torn", ok=False))
+    assert "torn/checkpoint.pt is not a checkpoint" in torn
     wider = refusal("--checkpoint", best, "--model.hidden_channels=16")
     assert "does not fit the model's settings" in wider
+
+
+def test_requests_of_ranks(fairchem: Command, tmp_path: Path) -> None:
+    def refusal(*words: object, **options: str) -> str:
+        return refused(fairchem("train", tmp_path, *words, ok=False, **options))
+
+    assert "--gp-gpus 2: this model does not split a system" in refusal("--num-gpus", 2, "--gp-gpus", 2)
+    assert "there is no srun on the PATH" in refusal("--submit", PATH="/nowhere")
+    assert "--sweep-yml needs --submit" in refusal("--sweep-yml", "sweep.yml")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_no_gpu(command: Command, config: Path, tmp_path: Path) -> None:
+    words = ["main.py", "--mode", "train", "--config-yml", config, "--run-dir", tmp_path]
+    line = refused(command(*words, ok=False, CUDA_VISIBLE_DEVICES=""))
+    assert "needs a GPU, but 0 are visible; --cpu uses none" in line
 
 
 def test_bad_sample_in_a_rank(fairchem: Command, tmp_path: Path) -> None:
