@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     write.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     write.set_defaults(run=run_write)
     check = _add_command(commands, "check", "find what keeps a file from being scored", CHECK_EPILOG)
-    check.add_argument("file", type=Path, metavar="FILE", help="an npz file for a leaderboard")
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="an npz file for a leaderboard")
     check.add_argument("--format", choices=FORMATS, help="that the file has to have (default: either)")
     check.set_defaults(run=run_check)
     for command in (write, check):
@@ -81,10 +81,13 @@ def run_write(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Print what a file has and what is wrong with it."""
-    findings = check_file(args.file, _structures(args.against), args.format)
-    print(f"{args.file}: {findings.summary()}")
-    return 1 if findings.faults else 0
+    """Print what files have and what is wrong with them."""
+    structures, faults = _structures(args.against), False
+    for file in args.files:
+        findings = check_file(file, structures, args.format)
+        print(f"{file}: {findings.summary()}")
+        faults |= bool(findings.faults)
+    return int(faults)
 
 
 def _structures(against: Sequence[str] | None) -> dict[str, Structures] | None:

@@ -68,7 +68,7 @@ def test_unreadable_data_sets(tmp_path):
 
 @given(st.data())
 def test_lost_shards_are_found(data):
-    """Whatever is found explains the missing samples; and without shards of one sample it is what was lost."""
+    """What is found explains just the missing samples; it may be of other shards than were lost."""
     size = data.draw(st.integers(2, 60))
     total = data.draw(st.integers(2, size))
     lost = sorted(data.draw(st.sets(st.integers(0, total - 1), min_size=1, max_size=total - 1)))
