@@ -56,7 +56,7 @@ def read_structures(source: Path) -> Structures:
     ids: list[str] = []
     natoms: list[int] = []
     fixed: list[np.ndarray] = []
-    for sample in tqdm(data_set, desc=f"reading {source}", unit=" structures", delay=5):
+    for sample in tqdm(data_set, desc=f"reading {source}", unit=" structures", delay=5, mininterval=5):
         if "fixed" not in sample or "sid" not in sample:
             raise InputError(f"data set {str(source)!r}: sample {len(ids)} has no 'fixed' or no 'sid'")
         fid = sample.fid.item() if isinstance(sample.get("fid"), torch.Tensor) else sample.get("fid")

@@ -13,6 +13,7 @@ from ocp_scn.errors import InputError
 from ocp_scn.fairchem.relaxations import Relaxed, write_relaxed
 from ocp_scn.fairchem.shards import shard_bounds
 from ocp_scn.submission import check_file, write_file
+from ocp_scn.submission.__main__ import main
 from ocp_scn.submission.archive import SPLITS
 from tests.submission.conftest import part_of
 
@@ -175,3 +176,16 @@ def test_written_files_pass_the_check(results, data_sets, tmp_path):
         findings = check_file(tmp_path / "file.npz", data_sets)
         assert not findings.faults
         assert set.intersection(*findings.formats.values()) == {file_format}
+
+
+def test_an_existing_file_is_kept(results, data_sets, folder, tmp_path, capsys):
+    words = [word for split in SPLITS for word in (f"--{split.replace('_', '-')}", str(results[split][0]))]
+    words = ["write", "s2ef", str(tmp_path / "file.npz"), *words, "--against", str(folder)]
+    (tmp_path / "file.npz").write_text("precious")
+    assert main(words) == 2
+    assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "file.npz").read_text() == "precious"
+    assert main([*words, "--overwrite"]) == 0
+    assert not check_file(tmp_path / "file.npz", data_sets).faults
+    assert main([word.replace("file.npz", "file.zip") for word in words]) == 2
+    assert "expected a name that ends with .npz" in capsys.readouterr().err
