@@ -6,16 +6,19 @@ VENV ?= $(CURDIR)/.venv
 PY = "$(VENV)/bin/python"
 export VENV
 
-.PHONY: help env demo test test-slurm lint format clean
+.PHONY: help env demo demo-submission test test-slurm lint format clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
 env: ## create the environment, where it is missing or out of date
 	@tools/environment.sh
 
 demo: env ## train a small model on sample data and look at what it does
 	@PYTHON=$(PY) tools/demo.sh
+
+demo-submission: env ## make leaderboard files of the demo's models and test splits, and check them
+	@PYTHON=$(PY) tools/demo-submission.sh
 
 test: env ## run all tests; PYTEST_ARGS="-m 'not slow'" leaves out those that take minutes
 	$(PY) -m pytest $(PYTEST_ARGS)

@@ -15,7 +15,7 @@ fairchem() { # NAME of the run, TASK, mode and further arguments
 }
 
 rm -rf "$run" # the demo's own folder: a training would resume from the one before
-"$python" -m ocp_scn.data sample "$data" --systems 160 --overwrite
+"$python" -m ocp_scn.data sample "$data" --systems 160 --ood-systems 6 --overwrite
 
 # Structure to energy and forces
 best=$run/checkpoints/train/best_checkpoint.pt

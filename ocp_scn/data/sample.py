@@ -9,7 +9,7 @@ atoms of a gas reference, in eV; sub-surface atoms (tag 0) are fixed; forces are
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from itertools import product
@@ -37,8 +37,14 @@ FACETS = {  # and the sites on them
     "110": (fcc110, ("ontop", "longbridge", "shortbridge", "hollow")),
 }
 SIZES = ((2, 2, 2), (2, 2, 3), (3, 2, 3), (3, 3, 3), (3, 3, 4))  # atoms along the cell vectors, layers
-BONDS = {"CO": 1.06, "NO": 1.06, "OH": 1.03, "CH": 1.07, "NH": 1.06}  # in EMT, Å
-ADSORBATES = ("H", "C", "N", "O", *BONDS)  # the first atom points to the surface
+ADSORBATES = ("H", "C", "N", "O", "CO", "NO", "OH", "CH", "NH")  # the first atom points to the surface
+BONDS = {"CO": 1.06, "NO": 1.06, "OH": 1.03, "CH": 1.07, "NH": 1.06, "CN": 0.98, "NN": 1.0}  # in EMT, Å
+OOD_METALS, OOD_ADSORBATES = ("Al",), ("CN", "NN")
+OOD_SPLITS = {  # out of the training set's domain: metals and adsorbates
+    "test_ood_ads": (METALS, OOD_ADSORBATES),
+    "test_ood_cat": (OOD_METALS, ADSORBATES),
+    "test_ood_both": (OOD_METALS, OOD_ADSORBATES),
+}
 # Energy of the free atoms in EMT, eV. OC20 refers to molecules; free atoms give energies the same wide spread
 # (2 eV), where EMT's molecules, bound about as strongly as adsorbates, would leave a quarter of it.
 REFERENCES = {"H": 3.21, "C": 3.5, "N": 5.1, "O": 4.6}
@@ -47,9 +53,9 @@ MAX_FRAMES, RATTLED_FRAMES = 10, 4  # of a relaxation, and of its relaxed struct
 RATTLED_FID = 1000  # frame ids below this are steps of the relaxation
 MAX_ENERGY, MAX_FORCE, MAX_ATTEMPTS = 20.0, 10.0, 20  # eV, eV/Å; a system with more is made anew, so often
 MIN_SYSTEMS = 10
-FOLDERS = tuple(f"{task}/{split}" for task in ("s2ef", "is2re") for split in ("train", "val", "test"))
+TASKS, SPLITS = ("s2ef", "is2re"), ("train", "val", "test")
 DESCRIPTION = "Make a small OC20-style data set without a download: EMT relaxations of adsorbates on slabs."
-EPILOG = "example:\n  python -m ocp_scn.data sample datasets/sample --systems 120 --seed 0"
+EPILOG = "example:\n  python -m ocp_scn.data sample datasets/sample --systems 120 --seed 0 --ood-systems 10"
 
 
 class Frame(NamedTuple):
@@ -78,13 +84,15 @@ class Combination(NamedTuple):
     size: tuple[int, int, int]
 
 
-def combinations(systems: int, seed: int) -> list[Combination]:
+def combinations(
+    systems: int, seed: int, metals: Sequence[str] = METALS, adsorbates: Sequence[str] = ADSORBATES
+) -> list[Combination]:
     """Return a combination for each system; pairs of metal and adsorbate are equally frequent.
 
     None comes twice before all were used, so held-out systems are new combinations.
     """
     rng = np.random.default_rng([seed, 0])
-    pairs, slabs = list(product(METALS, ADSORBATES)), list(product(FACETS, SIZES))
+    pairs, slabs = list(product(metals, adsorbates)), list(product(FACETS, SIZES))
     rng.shuffle(pairs)
     orders = [rng.permutation(len(slabs)) for _ in pairs]
     turns = [divmod(index, len(pairs)) for index in range(systems)]
@@ -97,6 +105,14 @@ def split_systems(systems: int, seed: int) -> list[str]:
     names = ["val"] * held + ["test"] * held + ["train"] * (systems - 2 * held)
     np.random.default_rng([seed, 1]).shuffle(names)
     return names
+
+
+def plan(systems: int, seed: int, ood_systems: int = 0) -> list[tuple[Combination, str]]:
+    """Return what each system is and its split; those out of the training set's domain come last."""
+    planned = list(zip(combinations(systems, seed), split_systems(systems, seed), strict=True))
+    for split, (metals, adsorbates) in OOD_SPLITS.items():
+        planned += [(chosen, split) for chosen in combinations(ood_systems, seed, metals, adsorbates)]
+    return planned
 
 
 def build_slab(combination: Combination) -> Atoms:
@@ -209,7 +225,13 @@ def is2re_sample(system: System, sid: int) -> Data:
 
 
 def make_sample(
-    target: Path, *, systems: int = 120, seed: int = 0, overwrite: bool = False, progress: bool = True
+    target: Path,
+    *,
+    systems: int = 120,
+    seed: int = 0,
+    ood_systems: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
 ) -> dict[str, int]:
     """Write ``s2ef/{train,val,test}`` and ``is2re/{train,val,test}``; return the number of samples of each.
 
@@ -217,22 +239,30 @@ def make_sample(
         target: the folder to make; nothing is left there if this is interrupted.
         systems: number of relaxed systems; an S2EF system has about 14 frames.
         seed: the same seed gives the same structures; a system's ``sid`` is its number.
+        ood_systems: so many more in each of ``test_ood_ads`` (adsorbates that no other split has),
+            ``test_ood_cat`` (metals) and ``test_ood_both``; the other splits stay what they are.
         overwrite: replace an existing folder.
         progress: show a bar on standard error.
 
     Raises:
-        InputError: for too few systems, a negative seed, or a target that exists.
+        InputError: for too few systems, a negative number, or a target that exists.
     """
-    if systems < MIN_SYSTEMS or seed < 0:
-        raise InputError(f"got systems {systems}, seed {seed}; expected at least {MIN_SYSTEMS} and 0")
-    chosen, splits = combinations(systems, seed), split_systems(systems, seed)
+    if systems < MIN_SYSTEMS or seed < 0 or ood_systems < 0:
+        raise InputError(
+            f"got systems {systems}, seed {seed}, ood_systems {ood_systems}; "
+            f"expected at least {MIN_SYSTEMS}, 0 and 0"
+        )
+    planned = plan(systems, seed, ood_systems)
+    splits = [*SPLITS, *(OOD_SPLITS if ood_systems else ())]
     with new_folder(target, overwrite=overwrite) as work, ExitStack() as stack:
-        writers = {name: stack.enter_context(LmdbWriter(work / name)) for name in FOLDERS}
-        for sid in tqdm(range(systems), desc="relaxing", unit="system", disable=not progress):
-            system = make_system(chosen[sid], seed, sid)
+        folders = [f"{task}/{split}" for task in TASKS for split in splits]
+        writers = {name: stack.enter_context(LmdbWriter(work / name)) for name in folders}
+        bar = tqdm(planned, desc="relaxing", unit="system", disable=not progress)
+        for sid, (combination, split) in enumerate(bar):
+            system = make_system(combination, seed, sid)
             for sample in s2ef_samples(system, sid):
-                writers[f"s2ef/{splits[sid]}"].add(sample)
-            writers[f"is2re/{splits[sid]}"].add(is2re_sample(system, sid))
+                writers[f"s2ef/{split}"].add(sample)
+            writers[f"is2re/{split}"].add(is2re_sample(system, sid))
     return {name: len(writer.natoms) for name, writer in writers.items()}
 
 
@@ -241,10 +271,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, metavar="TARGET", help="folder to make")
     parser.add_argument("--systems", type=int, default=120, help="relaxed systems (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="other structures (default: %(default)s)")
+    parser.add_argument(
+        "--ood-systems",
+        type=int,
+        default=0,
+        help="systems in each of three more test splits, of other metals and adsorbates (default: none)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
 
 
 def run(args: argparse.Namespace) -> None:
     """Make the data set and print where it is and how many samples each folder has."""
-    counts = make_sample(args.target, systems=args.systems, seed=args.seed, overwrite=args.overwrite)
-    print(f"wrote {args.target}", *(f"  {name:<12} {n:>6} samples" for name, n in counts.items()), sep="\n")
+    counts = make_sample(
+        args.target,
+        systems=args.systems,
+        seed=args.seed,
+        ood_systems=args.ood_systems,
+        overwrite=args.overwrite,
+    )
+    print(f"wrote {args.target}", *(f"  {name:<19} {n:>6} samples" for name, n in counts.items()), sep="\n")

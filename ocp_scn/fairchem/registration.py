@@ -7,6 +7,7 @@ from typing import Any
 
 from fairchem.core.common.registry import registry
 
+from ocp_scn.fairchem import shards
 from ocp_scn.fairchem.trainer import SCNTrainer
 from ocp_scn.fairchem.v1 import SphericalChannelNetwork
 
@@ -24,7 +25,7 @@ class _NamesWithOurs(dict[str, Any]):
 
 
 def register() -> None:
-    """Register the model as ``ocp_scn`` and ``scn``, the trainer, and what else runs need of fairchem.
+    """Register the model as ``ocp_scn`` and ``scn``, trainer, data set, and what else runs need of fairchem.
 
     fairchem's own set-up imports every built-in model, and with them torch-sparse and parts of
     scipy that no longer exist. Only loggers, trainers, data sets and tasks are imported here;
@@ -38,4 +39,6 @@ def register() -> None:
         importlib.import_module(f"fairchem.core.{module}")
     for name in TRAINERS:
         registry.register_trainer(name)(SCNTrainer)
+    for name in shards.NAMES:
+        registry.register_dataset(name)(shards.ShardedLmdbDataset)
     registry.register("imports_setup", True)

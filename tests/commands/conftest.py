@@ -49,9 +49,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 @pytest.fixture(scope="session")
 def sample(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a data set of ten systems, made by the command."""
+    """The folder of a data set of ten systems, and one in each split out of domain, made by the command."""
     folder = tmp_path_factory.mktemp("data") / "sample"
-    command("-m", "ocp_scn.data", "sample", folder, "--systems", 10)
+    command("-m", "ocp_scn.data", "sample", folder, "--systems", 10, "--ood-systems", 1)
     return folder
 
 
@@ -71,6 +71,19 @@ def config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     settings["optim"] |= {"batch_size": 16, "max_epochs": 2}
     path = tmp_path_factory.mktemp("config") / "tiny.yml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture(scope="session")
+def direct(sample: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of IS2RE's direct example with the tiny model, on the small data set."""
+    settings = yaml.safe_load((ROOT / "configs/is2re/example/scn.yml").read_text())
+    for split in ("train", "val", "test"):
+        settings["dataset"][split]["src"] = str(sample / "is2re" / split)
+    settings["model"] = yaml.safe_load(config.read_text())["model"] | {"regress_forces": False}
+    settings["optim"] |= {"batch_size": 2, "max_epochs": 2}
+    path = tmp_path_factory.mktemp("config") / "direct.yml"
     path.write_text(yaml.safe_dump(settings))
     return path
 

@@ -11,7 +11,6 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-import yaml
 from ase.geometry import find_mic
 from fairchem.core.datasets import LmdbDataset
 from torch_geometric.data import Data
@@ -22,19 +21,6 @@ from tests.commands.conftest import ENVIRONMENT, ROOT, Command, refused
 pytestmark = pytest.mark.slow
 
 STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def direct(sample: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The direct example's configuration with the tiny model, on the small data set."""
-    settings = yaml.safe_load((ROOT / "configs/is2re/example/scn.yml").read_text())
-    for split in ("train", "val", "test"):
-        settings["dataset"][split]["src"] = str(sample / "is2re" / split)
-    settings["model"] = yaml.safe_load(config.read_text())["model"] | {"regress_forces": False}
-    settings["optim"] |= {"batch_size": 2, "max_epochs": 2}
-    path = tmp_path_factory.mktemp("config") / "direct.yml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from ocp_scn.errors import InputError
 
 SYSTEMS, SEED = 12, 3
 SPLITS = ("train", "val", "test")
+OOD_SYSTEMS = 2
+FOLDERS = [f"{task}/{split}" for task in ("s2ef", "is2re") for split in (*SPLITS, *sample.OOD_SPLITS)]
 Samples = dict[str, list]
 
 
@@ -24,7 +26,7 @@ def read(folder: Path) -> Samples:
     """Return the samples of every written folder, read as the trainers read them."""
     return {
         name: [dataset[index] for index in range(len(dataset))]
-        for name in sample.FOLDERS
+        for name in FOLDERS
         for dataset in [LmdbDataset({"src": str(folder / name)})]
     }
 
@@ -32,7 +34,8 @@ def read(folder: Path) -> Samples:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, dict[str, int]]:
     target = tmp_path_factory.mktemp("sample") / "made"
-    return target, sample.make_sample(target, systems=SYSTEMS, seed=SEED, progress=False)
+    sizes = {"systems": SYSTEMS, "ood_systems": OOD_SYSTEMS}
+    return target, sample.make_sample(target, seed=SEED, **sizes, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,23 @@ def test_splits_share_no_system(samples):
     for split in SPLITS:
         systems = {data.sid for data in samples[f"is2re/{split}"]}
         assert systems == {data.sid for data in samples[f"s2ef/{split}"]}
+
+
+def test_out_of_domain_splits_have_what_training_has_not(samples):
+    """Adsorbates, metals or both are new, and the systems are others than those of all other splits."""
+    known = {number for data in frames_of(samples, "is2re") for number in data.atomic_numbers.tolist()}
+    sids = [data.sid for data in frames_of(samples, "is2re")]
+    for split in sample.OOD_SPLITS:
+        found = samples[f"is2re/{split}"]
+        assert len(found) == OOD_SYSTEMS
+        assert {data.sid for data in found} == {data.sid for data in samples[f"s2ef/{split}"]}
+        sids += [data.sid for data in found]
+        for data in found:
+            metal, adsorbate = data.atomic_numbers[data.tags < 2], data.atomic_numbers[data.tags == 2]
+            assert (13 in metal) == (split != "test_ood_ads")
+            assert (adsorbate.tolist() in ([6, 7], [7, 7])) == (split != "test_ood_cat")
+    assert 13 not in known
+    assert sorted(sids) == list(range(SYSTEMS + 3 * OOD_SYSTEMS))
 
 
 def test_identifiers_are_unique_integers(samples):
@@ -236,7 +256,9 @@ def test_a_combination_that_never_relaxes_is_named(monkeypatch):
         sample.make_system(sample.Combination("Cu", "CO", "111", (2, 2, 2)), 0, 0)
 
 
-@pytest.mark.parametrize(("settings", "received"), [({"systems": 9}, "9"), ({"seed": -4}, "-4")])
+@pytest.mark.parametrize(
+    ("settings", "received"), [({"systems": 9}, "9"), ({"seed": -4}, "-4"), ({"ood_systems": -3}, "-3")]
+)
 def test_bad_settings_are_named(tmp_path, settings, received):
     with pytest.raises(InputError, match=received):
         sample.make_sample(tmp_path / "never", **settings, progress=False)
@@ -253,8 +275,8 @@ def test_the_command_passes_its_arguments_and_reports(monkeypatch, capsys):
     monkeypatch.setattr(sample, "make_sample", fake)
     parser = argparse.ArgumentParser()
     sample.add_arguments(parser)
-    sample.run(parser.parse_args(["there", "--systems", "30", "--seed", "2", "--overwrite"]))
-    assert calls == [(Path("there"), {"systems": 30, "seed": 2, "overwrite": True})]
+    sample.run(parser.parse_args(["there", "--systems", "30", "--ood-systems", "4", "--overwrite"]))
+    assert calls == [(Path("there"), {"systems": 30, "seed": 0, "ood_systems": 4, "overwrite": True})]
     printed = capsys.readouterr().out
     assert "wrote there" in printed
     assert "140" in printed

@@ -1,0 +1,65 @@
+"""Parts of a data set, for predictions and relaxations in several jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from fairchem.core.datasets import LmdbDataset
+
+from ocp_scn.errors import InputError
+
+NAMES = ("lmdb", "single_point_lmdb", "trajectory_lmdb")  # fairchem's for the one data set
+
+
+class ShardedLmdbDataset(LmdbDataset):
+    """fairchem's LMDB data set, whose keys ``shard`` and ``total_shards`` work.
+
+    fairchem's own fails with them: it compares ``metadata.npz`` with the size of the shard, and counts a
+    sample of a shard once from the data set's start and once from the shard's.
+
+    Raises:
+        InputError: for a shard that the data set does not have.
+    """
+
+    _metadata: Any
+    _keys: Any
+    _keylen_cumulative: Any
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
+        shard, total = config.get("shard"), config.get("total_shards")
+        if shard is None and total is None:
+            return
+        bounds = shard_bounds(self.num_samples, total)
+        if not isinstance(shard, int) or not 0 <= shard < len(bounds) - 1:
+            raise InputError(f"shard={shard!r} of total_shards={total}; expected 0 to {len(bounds) - 2}")
+        self._keep(bounds[shard], bounds[shard + 1])
+
+    def _keep(self, start: int, stop: int) -> None:
+        """Leave out all samples but those from ``start`` to ``stop``."""
+        self._metadata = {key: values[start:stop] for key, values in self._metadata.items()}
+        self.num_samples = stop - start
+        if self.path.is_file():
+            self._keys = self._keys[start:stop]
+            return
+        firsts = [0, *self._keylen_cumulative[:-1]]
+        self._keys = [
+            keys[max(0, start - first) : max(0, stop - first)]
+            for keys, first in zip(self._keys, firsts, strict=True)
+        ]
+        self._keylen_cumulative = np.cumsum([len(keys) for keys in self._keys]).tolist()
+
+
+def shard_bounds(size: int, total: int | None) -> np.ndarray:
+    """Return where shards of ``size`` samples begin and end, (total + 1,); sizes differ by at most one.
+
+    Raises:
+        InputError: unless ``total`` is 1 to ``size``.
+    """
+    if not isinstance(total, int) or not 1 <= total <= size:
+        raise InputError(f"total_shards={total!r} of {size} samples; expected 1 to {size}")
+    small, larger = divmod(size, total)
+    sizes = np.full(total, small) + (np.arange(total) < larger)
+    return np.concatenate([[0], np.cumsum(sizes)])

@@ -1,0 +1,81 @@
+"""Shards of a data set, as the trainers open it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fairchem.core.common.registry import registry
+from fairchem.core.datasets import create_dataset
+from torch_geometric.data import Data
+
+import ocp_scn  # noqa: F401  # registers the data set
+from ocp_scn.data.lmdb import LmdbWriter, write_lmdb
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.shards import shard_bounds
+
+SIZES = (4, 0, 7, 1)  # samples of each file
+
+
+@pytest.fixture(params=["file", "files"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """A data set of one file, and one of several, one of them empty; both with ``metadata.npz``."""
+    samples = [Data(sid=sid, natoms=sid + 1) for sid in range(sum(SIZES))]
+    if request.param == "file":
+        write_lmdb(tmp_path / "one", samples)
+        return {"src": str(tmp_path / "one/data.lmdb")}
+    (tmp_path / "several").mkdir()
+    for number, stop in enumerate(np.cumsum(SIZES)):
+        with LmdbWriter(tmp_path / f"{number}") as writer:
+            for sample in samples[stop - SIZES[number] : stop]:
+                writer.add(sample)
+        (tmp_path / f"{number}/data.lmdb").rename(tmp_path / f"several/data.{number}.lmdb")
+    np.savez(tmp_path / "several/metadata.npz", natoms=np.arange(1, sum(SIZES) + 1))
+    return {"src": str(tmp_path / "several")}
+
+
+@pytest.mark.parametrize("total", [1, 2, 5, 12])
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_shards_are_the_data_set_in_parts(source, total, shuffled):
+    """Every sample is in one shard, and a shard knows its samples' sizes."""
+    order = {} if shuffled else {"no_shuffle": True}
+    found = []
+    for shard in range(total):
+        part = create_dataset({**source, "shard": shard, "total_shards": total, **order}, "test")
+        sids = [part[index].sid for index in range(len(part))]
+        sizes = [part.get_metadata("natoms", index) for index in range(len(part))]
+        assert sizes == [sid + 1 for sid in sids]
+        assert abs(len(part) - sum(SIZES) / total) < 1
+        found += sids if not shuffled else sorted(sids)
+    assert found == list(range(sum(SIZES)))
+
+
+def test_without_shards_it_is_fairchems(source):
+    """All samples, and as relaxations open it."""
+    data_set = registry.get_dataset_class("lmdb")(source)
+    assert [sample.sid for sample in data_set] == list(range(sum(SIZES)))
+    part = registry.get_dataset_class("lmdb")({**source, "shard": 1, "total_shards": 4})
+    assert [sample.sid for sample in part] == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"shard": 3, "total_shards": 3}, r"shard=3 of total_shards=3; expected 0 to 2"),
+        ({"shard": -1, "total_shards": 3}, r"shard=-1 of"),
+        ({"shard": "1", "total_shards": 3}, r"shard='1' of"),
+        ({"shard": 3}, r"total_shards=None of 12 samples; expected 1 to 12"),
+        ({"total_shards": 3}, r"shard=None of"),
+        ({"shard": 3, "total_shards": 13}, r"total_shards=13 of 12"),
+    ],
+)
+def test_bad_shards_are_named(source, keys, message):
+    with pytest.raises(InputError, match=message):
+        create_dataset({**source, **keys}, "test")
+
+
+def test_bounds_are_those_of_numpy():
+    for size, total in ((12, 5), (3, 3), (1000, 7)):
+        sizes = [len(part) for part in np.array_split(np.arange(size), total)]
+        assert np.diff(shard_bounds(size, total)).tolist() == sizes
