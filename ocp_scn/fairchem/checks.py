@@ -208,7 +208,7 @@ def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> None:
     path = config.get("checkpoint")
     if path is None and config["mode"] != "train":
         raise InputError(f"--mode {config['mode']} needs --checkpoint")
-    if path is None and config["timestamp_id"]:  # a training goes on from the one of its own name
+    if path is None and config.get("timestamp_id"):  # a training goes on from the one of its own name
         own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
         path = str(own) if own.is_file() else None
     if path is None:
