@@ -16,7 +16,8 @@ from ocp_scn.submission.write import write_file
 DESCRIPTION = "Write files for the leaderboards of OC20, and check them."
 WRITE_EPILOG = """example:
   python -m ocp_scn.submission write s2ef s2ef.npz --against data/s2ef/all \\
-      --id results/id-* --ood-ads results/ood-ads-* --ood-cat results/ood-cat-* --ood-both results/ood-both-*
+      --id results/s2ef-id* --ood-ads results/s2ef-ood_ads* \\
+      --ood-cat results/s2ef-ood_cat* --ood-both results/s2ef-ood_both*
 Nothing is written that the check would find fault with."""
 CHECK_EPILOG = """example:
   python -m ocp_scn.submission check s2ef.npz --against data/s2ef/all

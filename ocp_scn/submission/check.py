@@ -59,8 +59,9 @@ def check_file(
     for split in SPLITS:
         arrays = _read_split(archive, split, findings)
         if arrays is not None:
-            ids[split] = arrays["ids"]
             _check_split(split, arrays, data_sets, findings)
+        if arrays is not None and split in findings.counts:
+            ids[split] = arrays["ids"]
     _check_shared(ids, data_sets, findings)
     _check_format(file_format, findings)
     if data_sets is None:
@@ -131,9 +132,10 @@ def _formats(arrays: Arrays, structures: Structures | None) -> set[str]:
     if "forces" not in arrays or structures is None or structures.fixed.sum() == 0:
         return set(FORMATS)
     known = np.isin(arrays["ids"], structures.ids)
-    return {
-        "current" if complete(row_counts(arrays)[known], structures.of(arrays["ids"][known])) else "evalai"
-    }
+    if not known.any():
+        return set(FORMATS)
+    whole = complete(row_counts(arrays)[known], structures.of(arrays["ids"][known]))
+    return {"current" if whole else "evalai"}
 
 
 def _rounding(arrays: Arrays) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,7 @@ def read_results(paths: Sequence[Path], track: str) -> Results:
             of different precision.
     """
     parts = [_read(find_result(path, track), track) for path in paths]
-    for key in parts[0]:
-        for before, after, paths_ in zip(parts, parts[1:], pairwise(paths), strict=False):
-            if key != "ids" and before[key].dtype != after[key].dtype:
-                raise InputError(
-                    f"{paths_[0]} has {key} in {before[key].dtype}, {paths_[1]} in {after[key].dtype}"
-                )
+    _refuse_mixed(parts, paths)
     _refuse_doubled([part["ids"] for part in parts], paths)
     return _join(parts)
 
@@ -68,6 +62,18 @@ def _read(path: Path, track: str) -> Results:
     if faults:
         raise InputError(f"{path}: {faults[0]}")
     return results
+
+
+def _refuse_mixed(parts: Sequence[Results], paths: Sequence[Path]) -> None:
+    """Refuse parts in float16 and float32, or of predictions and relaxations."""
+    for key in ("energy", "forces", "pos"):
+        kinds = {
+            f"{part[key].dtype} of {part[key].ndim} dimensions": path
+            for part, path in zip(parts, paths, strict=True)
+            if key in part
+        }
+        if len(kinds) > 1:
+            raise InputError(f"{key} is " + ", ".join(f"{kind} in {path}" for kind, path in kinds.items()))
 
 
 def _refuse_doubled(ids: list[np.ndarray], paths: Sequence[Path]) -> None:

@@ -135,6 +135,11 @@ def test_fault(changed, data_sets, name):
     assert any(re.match(message, fault) for fault in faults), faults
 
 
+def test_swapped_splits_have_no_other_faults(changed, data_sets):
+    faults = check_file(changed(swap), data_sets).faults
+    assert [fault.split(":")[0] for fault in faults] == ["ood_ads", "ood_ads", "ood_cat", "ood_cat"]
+
+
 def test_forces_on_fixed_atoms(changed, data_sets, file_format):
     """Forces of free atoms alone have no place for them; there they are rows too many."""
     structures = data_sets["ood_ads"]

@@ -143,8 +143,11 @@ def test_results_that_do_not_fit_together(results, data_sets, tmp_path):
     half = split_results(results, data_sets, 2)
     arrays = dict(np.load(half["id"][0]))
     np.savez_compressed(half["id"][0], **{**arrays, "forces": arrays["forces"].astype(np.float16)})
-    with pytest.raises(InputError, match=r"forces in float16, .* in float32"):
+    with pytest.raises(InputError, match=r"forces is float16 of 2 dimensions in .*, float32 of 2"):
         write_file(tmp_path / "f.npz", "s2ef", "current", half, data_sets)
+    mixed = {**half, "id": [half["id"][1], *relaxations(data_sets, tmp_path)["id"]]}
+    with pytest.raises(InputError, match=r"energy is float32 of 2 dimensions in .*, float64 of 1"):
+        write_file(tmp_path / "f.npz", "is2re", "current", mixed, data_sets)
     assert not list(tmp_path.glob("*f.npz*"))
 
 
