@@ -71,8 +71,8 @@ def predict(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     return out["energy"].flatten(), out["forces"]
 
 
-def train_step(model: nn.Module, batch: Any) -> None:
-    """Compute a loss of energies and forces, and its gradients."""
-    model.zero_grad()
+def train_step(model: nn.Module, batch: Any, *, keep_gradients: bool = False) -> None:
+    """Compute a loss of energies and forces, and its gradients, in the memory of the last ones if wanted."""
+    model.zero_grad(set_to_none=not keep_gradients)
     energy, forces = predict(model, batch)
     (energy.abs().sum() + forces.norm(dim=-1).sum()).backward()

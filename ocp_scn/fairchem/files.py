@@ -78,9 +78,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
         free = shutil.disk_usage(path.parent).free / 2**20
-        part.unlink(missing_ok=True)
         cause = getattr(error, "strerror", None) or "a write failed"
         raise InputError(f"{path} cannot be written: {cause}, with {free:.1f} MiB free") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -21,7 +21,8 @@ WRITE_EPILOG = """example:
 Nothing is written that the check would find fault with."""
 CHECK_EPILOG = """example:
   python -m ocp_scn.submission check s2ef.npz --against data/s2ef/all
-The exit status is 0 for a file that can be scored, 1 for one with faults, 2 for one that cannot be read."""
+The exit status is 0 for a file without faults, 1 for one with faults, 2 for one that cannot be read.
+Only with --against does it tell whether a file can be scored."""
 
 
 def build_parser() -> argparse.ArgumentParser:

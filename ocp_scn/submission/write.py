@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.files import written_whole
 from ocp_scn.submission.archive import SPLITS, write_archive
 from ocp_scn.submission.arrays import row_counts, some
 from ocp_scn.submission.check import Findings, check_file
@@ -32,21 +33,18 @@ def write_file(
         data_sets: the structures of each split; the current format of S2EF cannot do without.
 
     Raises:
-        InputError: for results that are missing, cannot be joined or would not be scored.
+        InputError: for results that are missing, cannot be joined or would not be scored, or where
+            the file cannot be written.
     """
     if file_format == "current" and track == "is2rs":
         raise InputError("the current leaderboard has no IS2RS; pass --format evalai")
     if file_format == "current" and track == "s2ef" and data_sets is None:
         raise InputError("the current format of S2EF has forces of fixed atoms; pass --against DATASET")
-    work = path.with_name(f".{path.name}.part")
-    try:
-        write_archive(work, _arrays(track, file_format, results, data_sets))
-        findings = check_file(work, data_sets, file_format)
+    with written_whole(path) as part:
+        write_archive(part, _arrays(track, file_format, results, data_sets))
+        findings = check_file(part, data_sets, file_format)
         if findings.faults:
             raise InputError(f"{path} is not written; {'; '.join(findings.faults)}")
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
     return findings
 
 
