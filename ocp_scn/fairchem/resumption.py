@@ -28,9 +28,11 @@ class ResumableTrainer(OCPTrainer):
     ema: Any
     step: int
     epoch: float
+    best_val_metric: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._evaluation: tuple[int, Any] = (-1, None)  # the last one: step, metrics
+        self._best_before: Any = None
         self._saved_step = -1
         super().__init__(*args, **kwargs)
 
@@ -49,7 +51,8 @@ class ResumableTrainer(OCPTrainer):
         step, metrics = self._evaluation
         if step != self.step:
             metrics = self.validate(split="val", disable_tqdm=disable_tqdm)
-            self.update_best(primary, metrics, disable_eval_tqdm=disable_tqdm)
+        # Where that is done already, the metric is no better than the best one.
+        self.update_best(primary, metrics, disable_eval_tqdm=disable_tqdm)
         plateau = self.scheduler.scheduler_type == "ReduceLROnPlateau"
         if plateau and self.scheduler.scheduler.last_epoch < number:
             self.scheduler.step(metrics=metrics[primary]["metric"])
@@ -80,8 +83,9 @@ class ResumableTrainer(OCPTrainer):
 
     def update_best(self, primary_metric: str, val_metrics: Any, disable_eval_tqdm: bool = True) -> None:
         """Keep the best weights; let the checkpoint of this step know of the evaluation."""
-        super().update_best(primary_metric, val_metrics, disable_eval_tqdm)
         self._evaluation = self.step, val_metrics
+        self._best_before = self.best_val_metric
+        super().update_best(primary_metric, val_metrics, disable_eval_tqdm)
         if self._saved_step == self.step:
             self.save()
 
@@ -111,7 +115,10 @@ class ResumableTrainer(OCPTrainer):
     def save_between_steps(self) -> None:
         """Save the training as its last whole step left it, from the beginning of a forward pass."""
         if not self.model.training:  # an evaluation, with averaged weights
-            if self._saved_step != self.step:
+            validated = self._evaluation[0] == self.step
+            if validated:  # in the predictions that follow better metrics, and that have to be made again
+                self.best_val_metric = self._best_before
+            if validated or self._saved_step != self.step:
                 if self.ema:
                     self.ema.restore()
                 self.save()
