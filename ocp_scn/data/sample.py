@@ -14,20 +14,19 @@ from contextlib import ExitStack
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.build import add_adsorbate, fcc100, fcc110, fcc111
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.data import covalent_radii
 from ase.optimize import BFGS
-from torch_geometric.data import Data
 from tqdm import tqdm
 
-from ocp_scn.data.lmdb import LmdbWriter, new_folder, to_graph
+from ocp_scn.data.folder import new_folder
+from ocp_scn.data.formats import add_format_argument, writer
 from ocp_scn.errors import InputError
 
 METALS = ("Cu", "Ni", "Pd", "Pt", "Ag", "Au")
@@ -189,27 +188,34 @@ def make_system(combination: Combination, seed: int, sid: int) -> System:
     raise RuntimeError(f"no sensible relaxation of {combination} in {MAX_ATTEMPTS} attempts")
 
 
-def s2ef_samples(system: System, sid: int) -> Iterator[Data]:
-    """Yield each frame with its energy (eV) and forces (n, 3), eV/Å."""
+def s2ef_samples(system: System, sid: int) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+    """Yield each frame's structure, and its energy (eV) and forces (n, 3), eV/Å."""
     for frame in system.frames:
         atoms = system.atoms.copy()
         atoms.positions = frame.positions  # not set_positions, which would obey the constraints
-        forces = torch.tensor(frame.forces).float()
-        yield to_graph(atoms, energy=frame.energy, forces=forces, sid=sid, fid=frame.fid)
+        yield atoms, {"energy": frame.energy, "forces": frame.forces, "sid": sid, "fid": frame.fid}
 
 
-def is2re_sample(system: System, sid: int) -> Data:
-    """Return the initial structure with the energy (eV) and positions (n, 3) Å of the relaxed one."""
+def is2re_sample(system: System, sid: int) -> tuple[Atoms, dict[str, Any]]:
+    """Return the initial structure, and the energy (eV) and positions (n, 3) Å of the relaxed one."""
     initial, relaxed = system.frames[0], system.relaxed
-    data = to_graph(system.atoms, sid=sid, y_init=initial.energy, y_relaxed=relaxed.energy)
-    data.energy_relaxed = relaxed.energy  # the name that fairchem's relaxations read
-    # In the periodic images to which pos was wrapped.
-    data.pos_relaxed = data.pos + torch.tensor(relaxed.positions - initial.positions).float()
-    return data
+    return system.atoms, {
+        "sid": sid,
+        "y_init": initial.energy,
+        "y_relaxed": relaxed.energy,
+        "energy_relaxed": relaxed.energy,  # the name that fairchem's relaxations read
+        "pos_relaxed": relaxed.positions,
+    }
 
 
 def make_sample(
-    target: Path, *, systems: int = 120, seed: int = 0, overwrite: bool = False, progress: bool = True
+    target: Path,
+    *,
+    systems: int = 120,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+    kind: str = "lmdb",
 ) -> dict[str, int]:
     """Write ``s2ef/{train,val,test}`` and ``is2re/{train,val,test}``; return the number of samples of each.
 
@@ -219,6 +225,7 @@ def make_sample(
         seed: the same seed gives the same structures; a system's ``sid`` is its number.
         overwrite: replace an existing folder.
         progress: show a bar on standard error.
+        kind: of the files, see :func:`ocp_scn.data.formats.writer`.
 
     Raises:
         InputError: for too few systems, a negative seed, or a target that exists.
@@ -227,13 +234,15 @@ def make_sample(
         raise InputError(f"got systems {systems}, seed {seed}; expected at least {MIN_SYSTEMS} and 0")
     chosen, splits = combinations(systems, seed), split_systems(systems, seed)
     with new_folder(target, overwrite=overwrite) as work, ExitStack() as stack:
-        writers = {name: stack.enter_context(LmdbWriter(work / name)) for name in FOLDERS}
+        make = writer(kind)
+        writers = {name: stack.enter_context(make(work / name)) for name in FOLDERS}
         for sid in tqdm(range(systems), desc="relaxing", unit="system", disable=not progress):
             system = make_system(chosen[sid], seed, sid)
-            for sample in s2ef_samples(system, sid):
-                writers[f"s2ef/{splits[sid]}"].add(sample)
-            writers[f"is2re/{splits[sid]}"].add(is2re_sample(system, sid))
-    return {name: len(writer.natoms) for name, writer in writers.items()}
+            for atoms, properties in s2ef_samples(system, sid):
+                writers[f"s2ef/{splits[sid]}"].write(atoms, **properties)
+            atoms, properties = is2re_sample(system, sid)
+            writers[f"is2re/{splits[sid]}"].write(atoms, **properties)
+    return {name: len(made.natoms) for name, made in writers.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -241,10 +250,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, metavar="TARGET", help="folder to make")
     parser.add_argument("--systems", type=int, default=120, help="relaxed systems (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="other structures (default: %(default)s)")
+    add_format_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
 
 
 def run(args: argparse.Namespace) -> None:
     """Make the data set and print where it is and how many samples each folder has."""
-    counts = make_sample(args.target, systems=args.systems, seed=args.seed, overwrite=args.overwrite)
+    counts = make_sample(
+        args.target, systems=args.systems, seed=args.seed, overwrite=args.overwrite, kind=args.format
+    )
     print(f"wrote {args.target}", *(f"  {name:<12} {n:>6} samples" for name, n in counts.items()), sep="\n")
