@@ -25,7 +25,7 @@ Prediction = tuple[str, float, np.ndarray | None]  # id, energy in eV, forces (F
 class PredictRunner(Runner):
     """Predict the energies and forces of a data set; labels are not needed.
 
-    Writes ``ids``, ``energy`` and, of models with forces, ``forces`` of the free atoms one system after
+    Writes ``ids`` (S,), ``energy`` (S, 1) and, of models with forces, ``forces`` of the free atoms one system after
     the other with ``chunk_idx`` that parts them, sorted by id, all as ``--mode predict`` of
     fairchem-core 1.10 does with ``prediction_dtype: float32``.
 
@@ -49,7 +49,7 @@ class PredictRunner(Runner):
         Raises:
             InputError: if two systems have one id, or the model has several data sets to choose from.
         """
-        device = "cpu" if self.job_config.device_type == "CPU" else "cuda"
+        device = distutils.get_device_for_local_rank().split(":")[0]
         unit = load_predict_unit(self.checkpoint, inference_settings="batch", device=device)
         task_name = self.task_name or _only(unit.dataset_to_tasks)
         dataset = AseDatabase({"src": self.src})
@@ -115,7 +115,7 @@ def write_predictions(path: Path, predictions: list[Prediction]) -> None:
     twice = next((a for a, b in itertools.pairwise(ids) if a == b), None)
     if twice is not None:
         raise InputError(f"two systems have the id {twice!r}; predictions need distinct ones")
-    arrays = {"ids": np.array(ids), "energy": np.array([e for _, e, _ in predictions], dtype=np.float32)}
+    arrays = {"ids": np.array(ids), "energy": np.array([[e] for _, e, _ in predictions], dtype=np.float32)}
     forces = [f for _, _, f in predictions if f is not None]
     if forces:
         arrays["forces"] = np.concatenate(forces)

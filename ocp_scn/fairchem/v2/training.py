@@ -1,4 +1,4 @@
-"""What a training in fairchem-core 2 needs beside its own: a schedule, and a guard."""
+"""What a training needs beside fairchem-core 2's own: a schedule, and a guard."""
 
 from __future__ import annotations
 
@@ -30,17 +30,36 @@ class TrainingGuard(Callback):
         self.seed = seed
 
     def on_train_start(self, state: Any, unit: Any) -> None:
-        """Raise :class:`InputError` for settings under which checkpoints are useless."""
+        """Check the training.
+
+        Raises:
+            InputError: for settings under which checkpoints are useless, or structures that fairchem
+                would leave out for their size.
+        """
         if unit.ema_model is None:
-            raise InputError(
-                "ema_decay is null; expected a number below 1: fairchem predicts with the average"
-            )
+            raise InputError("ema_decay is null; expected a number: fairchem predicts with averaged weights")
         unit.model.module.backbone.validate_tasks(_get_dataset_to_tasks_map(unit.tasks))
+        for phase in (state.train_state, state.eval_state):
+            if phase is not None:
+                _check_batches(phase.dataloader.batch_sampler)
 
     def on_train_step_start(self, state: Any, unit: Any) -> None:
         """Seed torch for this step and rank."""
         step = unit.train_progress.num_steps_completed
         torch.manual_seed(hash((self.seed, step, distutils.get_rank())) % 2**63)
+
+
+def _check_batches(sampler: Any) -> None:
+    """Raise :class:`InputError` if a sampler that counts atoms leaves structures out."""
+    batches = getattr(sampler, "all_batches", None)
+    if batches is None:
+        return
+    left_out = len(sampler.dataset) - sum(len(batch) for batch in batches)
+    if left_out:
+        raise InputError(
+            f"{left_out} of {len(sampler.dataset)} structures have more than max_atoms={sampler.max_atoms} "
+            "atoms; raise it, or leave them out on purpose with max_atoms of the data set"
+        )
 
 
 def step_schedule(
