@@ -99,7 +99,7 @@ def to_fairchem1(trained: Trained) -> dict[str, Any]:
 
 
 def load_weights(model: SCN, weights: Mapping[str, Tensor]) -> None:
-    """Load weights, under the names of checkpoints or those of ``model``.
+    """Load weights under the names that ``model`` has in state dicts.
 
     Raises:
         InputError: if they do not fit.

@@ -25,8 +25,8 @@ Prediction = tuple[str, float, np.ndarray | None]  # id, energy in eV, forces (F
 class PredictRunner(Runner):
     """Predict the energies and forces of a data set; labels are not needed.
 
-    Writes ``ids`` (S,), ``energy`` (S, 1) and, of models with forces, ``forces`` of the free atoms one system after
-    the other with ``chunk_idx`` that parts them, sorted by id, all as ``--mode predict`` of
+    Writes ``ids`` (S,), ``energy`` (S, 1) and, of models with forces, ``forces`` (F, 3) of the free atoms,
+    system after system, with ``chunk_idx`` that parts them; sorted by id, as ``--mode predict`` of
     fairchem-core 1.10 does with ``prediction_dtype: float32``.
 
     Args:
