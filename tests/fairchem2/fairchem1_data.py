@@ -14,8 +14,9 @@ from ocp_scn.data.sample import make_sample
 
 
 def plain(sample) -> dict:
-    """Return all that a sample has but its size, as lists and numbers; its name as text."""
-    found = {name: np.asarray(sample[name]).tolist() for name in sample.keys() if name != "natoms"}  # noqa: SIM118
+    """Return all that a sample has but its size and the reader's ``id``; its name as text."""
+    names = set(sample.keys()) - {"natoms", "id"}
+    found = {name: np.asarray(sample[name]).tolist() for name in names}
     return {
         **found,
         "cell": found["cell"][0],

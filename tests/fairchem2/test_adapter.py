@@ -191,6 +191,7 @@ def test_graph_parallelism_is_refused(tmp_path):
         ({"lmx": 3}, "unknown model setting 'lmx'; did you mean 'lmax'"),
         ({"otf_graph": False}, "otf_graph=False; expected True"),
         ({"radius_pbc_version": 4}, "radius_pbc_version=4; expected 1, 2 or 3"),
+        ({"radius_pbc_version": 3, "max_num_neighbors": -1}, "max_num_neighbors=-1; expected a number"),
         ({"cutoff": math.nan}, "cutoff=nan"),
     ],
 )

@@ -149,9 +149,9 @@ def test_both_lines_predict_the_same(tmp_path, kind):
 
     assert convert(tmp_path / "one.pt", tmp_path / "two.pt").returncode == 0
     energy, forces = predictions(tmp_path / "two.pt")
-    # The same edges in the same order; what is left is the rounding of two releases of torch.
-    assert np.abs(energy - first["energy"]).max() <= 2e-6 * np.abs(first["energy"]).max()
-    assert np.abs(forces - first["forces"]).max() <= 5e-6 * np.abs(first["forces"]).max()
+    # The same bits where this was written; the two releases of torch need not round alike elsewhere.
+    assert np.abs(energy - first["energy"]).max() <= 1e-6 * np.abs(first["energy"]).max()
+    assert np.abs(forces - first["forces"]).max() <= 1e-6 * np.abs(first["forces"]).max()
 
     assert convert(tmp_path / "two.pt", tmp_path / "back.pt").returncode == 0
     back = in_fairchem1(tmp_path, "load", "back.pt")

@@ -48,6 +48,10 @@ class SCNBackbone(BatchSCN, BackboneInterface):
         config = SCNConfig.from_settings({"otf_graph": True, **plain})
         if not config.otf_graph:
             raise InputError("model setting otf_graph=False; expected True: SCN builds its graphs itself")
+        if radius_pbc_version == 3 and config.max_num_neighbors < 0:
+            raise InputError(
+                "model setting max_num_neighbors=-1; expected a number (radius_pbc_version=3 needs one)"
+            )
         super().__init__(config)
         keep_own_names(self)
         self.search = _SEARCHES[radius_pbc_version]
