@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ _GRAPH = {"edge_index", "edge_attr", "edge_weight", "edge_distance_vec", "cell_o
 _GRAPH |= {"cell_offset_distances", "neighbors", "nedges", "ptr", "batch", "num_nodes"}
 # What damaged or foreign pickles end with.
 _ERRORS = (pickle.UnpicklingError, KeyError, AttributeError, TypeError, ValueError, EOFError)
+
+_MULTIARRAY = import_module("numpy.core.multiarray" if np.__version__ < "2" else "numpy._core.multiarray")
 
 
 class _StandIn:
@@ -55,10 +58,11 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("torch_geometric."):
             return _StandIn
-        if module.startswith(("numpy.core.multiarray", "numpy._core.multiarray")):
-            module = "numpy.core.multiarray"
-            if name in ("_reconstruct", "scalar"):
-                return getattr(np._core.multiarray if hasattr(np, "_core") else np.core.multiarray, name)
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in (
+            "_reconstruct",
+            "scalar",
+        ):
+            return getattr(_MULTIARRAY, name)
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"refused {module}.{name}: not something that a sample consists of")
         return _ALLOWED[module, name]
