@@ -50,8 +50,11 @@ def convert(
         raise InputError(f"{str(source)!r}: {error}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.name}.part")
-    torch.save(result, work)
-    work.replace(target)
+    try:
+        torch.save(result, work)
+        work.replace(target)
+    finally:
+        work.unlink(missing_ok=True)
     return line, trained
 
 
@@ -73,7 +76,7 @@ def _load(source: Path) -> Any:
         raise InputError(f"{str(source)!r} is no file")
     try:
         return torch.load(source, map_location="cpu", weights_only=False)
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, ImportError, EOFError, ValueError) as error:
         raise InputError(f"{str(source)!r} is no checkpoint: {error}") from error
 
 

@@ -39,7 +39,7 @@ class AseLmdbWriter:
 
         Args:
             atoms: positions in Å, as they are; tags and ``FixAtoms`` constraints are kept.
-            properties: ``energy`` (eV), ``forces`` (n, 3) eV/Å, ``stress`` (3, 3) eV/Å³, and data:
+            properties: ``energy`` (eV), ``forces`` (n, 3) eV/Å, ``stress`` (3, 3) or (6,) eV/Å³, and data:
                 ``sid`` (becomes a string, which fairchem asks for), ``fid``, other targets.
         """
         if len(self.natoms) % _ROWS_OF_A_FILE == 0:
@@ -47,7 +47,7 @@ class AseLmdbWriter:
             path = self.folder / f"data.{len(self.natoms) // _ROWS_OF_A_FILE:04}.aselmdb"
             self._database = ase.db.connect(path).__enter__()
         results = {name: properties.pop(name) for name in CALCULATED if name in properties}
-        if "stress" in results:
+        if "stress" in results and np.size(results["stress"]) == 9:
             results["stress"] = full_3x3_to_voigt_6_stress(np.reshape(results["stress"], (3, 3)))
         if "sid" in properties:
             properties["sid"] = str(properties["sid"])

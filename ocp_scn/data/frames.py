@@ -26,9 +26,10 @@ from ocp_scn.errors import InputError
 
 _XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _TRAJECTORY = (".traj",)
-_DATABASE = (".db", ".aselmdb")
+_DATABASE = (".db",)
 _PICKLED = (pickles.SUFFIX,)
-READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED
+_ASE_LMDB = (".aselmdb",)
+READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
     energy), or else from the file's name and the frame's position.
     """
     for path in files:
-        if path.name.endswith(_PICKLED):
-            yield from _read_pickled(path)
+        if path.name.endswith(_PICKLED + _ASE_LMDB):
+            yield from _read_samples(path)
             continue
         table = _reference_table(path)
         counter: Counter[str] = Counter()
@@ -135,9 +136,9 @@ def find_fault(
     return None
 
 
-def _read_pickled(path: Path) -> Iterator[Frame]:
-    """Yield the samples of an LMDB file of fairchem-core 1, with all that they have."""
-    for index, (atoms, properties) in enumerate(pickles.read_samples(path)):
+def _read_samples(path: Path) -> Iterator[Frame]:
+    """Yield the samples of a file of either line of fairchem, with all that they have."""
+    for index, (atoms, properties) in enumerate(_samples(path)):
         forces = properties.pop("forces", None)
         yield Frame(
             atoms=atoms,
@@ -148,6 +149,16 @@ def _read_pickled(path: Path) -> Iterator[Frame]:
             origin=f"{path.name}#{index}",
             targets=properties,
         )
+
+
+def _samples(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+    if path.name.endswith(_PICKLED):
+        yield from pickles.read_samples(path)
+        return
+    from ocp_scn.data.aselmdb import read_rows  # noqa: PLC0415  # wants what only fairchem 2 brings
+
+    for atoms, data in read_rows([path]):
+        yield atoms, {**data, **({} if atoms.calc is None else atoms.calc.results)}
 
 
 def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:

@@ -83,6 +83,23 @@ def test_every_source_keeps_ids_tags_fixed_atoms_and_targets(tmp_path, kind):
         assert atoms.pbc.tolist() == original.pbc.tolist()
 
 
+def test_its_own_files_are_a_source_too(sample, tmp_path):
+    """To split them anew, say; nothing is lost, and nothing is left beside them."""
+    source = sample / "is2re/train"
+    before = sorted(path.name for path in source.iterdir())
+    arguments = ["convert", str(source), str(tmp_path / "out"), "--format", "aselmdb"]
+    assert main([*arguments, "--labels", "optional"]) == 0
+    assert sorted(path.name for path in source.iterdir()) == before
+    pairs = zip(
+        read_rows([tmp_path / "out/train/data.0000.aselmdb"]), read_rows([source / before[0]]), strict=True
+    )
+    for (atoms, data), (original, expected) in pairs:
+        assert atoms == original
+        assert atoms.get_tags().tolist() == original.get_tags().tolist()
+        assert sorted(data) == sorted(expected)
+        assert all(np.array_equal(data[name], expected[name]) for name in data)
+
+
 def test_many_rows_go_to_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr("ocp_scn.data.aselmdb._ROWS_OF_A_FILE", 4)
     originals = frames(5, 2)
