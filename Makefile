@@ -1,18 +1,25 @@
 # VENV=path     the environment to use or create (default: .venv here)
 # PYTHON=name   the interpreter to create it with (default: the first suitable one)
+# VENV2=path    the same for fairchem-core 2 (default: .venv-fairchem2 here)
 # On one line with the target: make test PYTEST_ARGS="-m 'not slow'"
 
 VENV ?= $(CURDIR)/.venv
+VENV2 ?= $(CURDIR)/.venv-fairchem2
 PY = "$(VENV)/bin/python"
+# Tests of the network, and those of fairchem 2; what fairchem 1 brings is tested with that.
+TESTS2 = tests/sphere tests/nn tests/test_graph.py tests/test_config.py tests/fairchem2
 export VENV
 
-.PHONY: help env demo demo-submission test test-slurm lint format clean
+.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 lint format clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
 env: ## create the environment, where it is missing or out of date
 	@tools/environment.sh
+
+env-fairchem2: ## the same for fairchem-core 2
+	@VENV="$(VENV2)" tools/environment.sh --fairchem2
 
 demo: env ## train a small model on sample data and look at what it does
 	@PYTHON=$(PY) tools/demo.sh
@@ -26,6 +33,9 @@ test: env ## run all tests; PYTEST_ARGS="-m 'not slow'" leaves out those that ta
 test-slurm: env ## run the tests of jobs on a SLURM of their own, installing it where that is allowed
 	@tools/slurm.sh
 	$(PY) -m pytest tests/slurm $(PYTEST_ARGS)
+
+test-fairchem2: env-fairchem2 ## run the tests with fairchem-core 2; checkpoints of both lines if VENV is there too
+	OCP_SCN_FAIRCHEM1="$(VENV)/bin/python" "$(VENV2)/bin/python" -m pytest $(TESTS2) $(PYTEST_ARGS)
 
 lint: env ## check style, types and which module imports which
 	$(PY) -m ruff check --output-format concise .

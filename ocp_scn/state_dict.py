@@ -59,6 +59,15 @@ def translate_state_dict(model: nn.Module) -> None:
     model._register_load_state_dict_pre_hook(_load, with_module=True)
 
 
+def keep_own_names(model: nn.Module) -> None:
+    """Undo :func:`translate_state_dict`, for frameworks that look weights up by the names in a state dict."""
+    hooks = {**model._state_dict_hooks, **model._load_state_dict_pre_hooks}
+    for key, hook in hooks.items():
+        if getattr(hook, "hook", hook) in (_save, _load):
+            model._state_dict_hooks.pop(key, None)
+            model._load_state_dict_pre_hooks.pop(key, None)
+
+
 def _save(model: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
     own = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
     centres = getattr(model.distance_expansion, "centres", None)

@@ -23,10 +23,13 @@ with (here / "calls.txt").open("a") as calls:
 if os.environ.get("PIP_FAILS_AT", "never") in arguments:
     sys.exit("no matching distribution")
 modules = {
-    "torch.txt": ("torch", "from types import SimpleNamespace\\n__version__ = '2.4.1'\\n"
+    "torch.txt": ("torch", "from types import SimpleNamespace\\n"
+                           f"__version__ = '{'2.13.0' if 'fairchem2' in arguments else '2.4.1'}'\\n"
                            "cuda = SimpleNamespace(is_available=lambda: False)\\n"),
     "torch-scatter": ("torch_scatter", ""),
-    " -e ": ("ocp_scn", "def SphericalChannelNetwork(**settings): pass\\n"),
+    " -e ": ("ocp_scn", "import sys, types\\ndef SphericalChannelNetwork(**settings): pass\\n"
+                        "v2 = types.SimpleNamespace(SCNBackbone=SphericalChannelNetwork)\\n"
+                        "sys.modules.update({'ocp_scn.fairchem': v2, 'ocp_scn.fairchem.v2': v2})\\n"),
 }
 for word, (name, text) in modules.items():
     if word in arguments and word != os.environ.get("PIP_WRITES_NOTHING_AT"):
@@ -45,8 +48,8 @@ class Environment:
         (self.packages / "pip" / "__main__.py").write_text(FAKE_PIP)
         self.stamp = folder / "ocp-scn.stamp"
 
-    def run(self, **variables: str) -> subprocess.CompletedProcess:
-        return run_script(VENV=str(self.folder), **variables)
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        return run_script(*arguments, VENV=str(self.folder), **variables)
 
     def calls(self) -> list[str]:
         """Return what pip was asked for since the last call."""
@@ -141,6 +144,22 @@ def test_a_second_run_installs_nothing(environment):
     assert environment.calls() == []
 
 
+def test_fairchem_2_has_an_environment_of_its_own(environment):
+    first = environment.run("--fairchem2")
+    assert first.returncode == 0, first.stderr
+    calls = environment.calls()
+    assert [re.search(r"torch\.txt|/requirements\.txt| -e |setuptools", call)[0] for call in calls] == [
+        "setuptools", "torch.txt", "/requirements.txt", " -e ",
+    ]  # fmt: skip
+    assert all("/requirements/fairchem2/lock.txt" in call for call in calls)
+    second = environment.run("--fairchem2")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+
+    other = environment.run()
+    assert other.returncode == 1
+    assert "has torch 2.13.0, but fairchem-core 1.10 needs 2.4" in other.stderr
+
+
 @pytest.mark.parametrize("step", ["torch.txt", "torch-scatter", "/requirements.txt"])
 def test_a_failed_step_leaves_no_stamp_and_is_taken_up_again(environment, step):
     failed = environment.run(PIP_FAILS_AT=step)
@@ -204,9 +223,10 @@ def requirement_lines(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def test_the_lock_pins_every_direct_dependency():
-    lock = requirement_lines("lock.txt")
+@pytest.mark.parametrize("folder", ["", "fairchem2/"])
+def test_the_lock_pins_every_direct_dependency(folder):
+    lock = requirement_lines(f"{folder}lock.txt")
     assert all(re.fullmatch(r'[a-z0-9.-]+==[\w.]+( ; python_version < "3\.11")?', line) for line in lock)
     pinned = {line.split("==")[0] for line in lock}
-    for line in requirement_lines("requirements.txt"):
+    for line in requirement_lines(f"{folder}requirements.txt"):
         assert line.split("==")[0].lower() in pinned

@@ -6,10 +6,28 @@
 #                                         completed, and its torch 2.4.x and torch-scatter stay
 #   PYTHON=python3.11 tools/environment.sh        with this interpreter
 #   tools/environment.sh --interpreter    only print the interpreter that would be used
+#   tools/environment.sh --fairchem2 ...  all that for fairchem-core 2, into .venv-fairchem2
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=${VENV:-$root/.venv}
+line=1
+if [[ ${1:-} == --fairchem2 ]]; then
+    line=2
+    shift
+fi
+case $line in
+1)
+    folder=.venv fairchem="fairchem-core 1.10" torch=2.4
+    requirements=$root/requirements
+    supported=(3.12 3.11 3.10) needed="3.10, 3.11 or 3.12"
+    ;;
+2)
+    folder=.venv-fairchem2 fairchem="fairchem-core 2.24" torch=2.13
+    requirements=$root/requirements/fairchem2
+    supported=(3.12 3.11) needed="3.11 or 3.12"
+    ;;
+esac
+venv=${VENV:-$root/$folder}
 [[ $venv == /* ]] || venv=$PWD/$venv
 py=$venv/bin/python
 stamp=$venv/ocp-scn.stamp
@@ -30,7 +48,7 @@ probe='
 import os, sys, sysconfig
 version = "%d.%d" % sys.version_info[:2]
 problem = ""
-if version not in ("3.10", "3.11", "3.12"):
+if version not in sys.argv[1:]:
     problem = "not supported"
 elif not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
     problem = "has no Python.h; Debian and Ubuntu: apt install python%s-dev" % version
@@ -46,11 +64,11 @@ print(problem)
 # Prints the first suitable interpreter. A name on the PATH proves nothing (a shim may fail, a link
 # may dangle), so each is run.
 find_interpreter() {
-    local name answer names=(python3.12 python3.11 python3.10 python3 python) found=()
+    local name answer names=("${supported[@]/#/python}" python3 python) found=()
     [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
     for name in "${names[@]}"; do
         command -v "$name" >/dev/null || continue
-        if ! answer=$("$name" -c "$probe" 2>/dev/null); then
+        if ! answer=$("$name" -c "$probe" "${supported[@]}" 2>/dev/null); then
             found+=("$name (does not run)")
         elif [[ $answer == *$'\n'* ]]; then
             found+=("$name (${answer/$'\n'/ })")
@@ -61,7 +79,7 @@ find_interpreter() {
     done
     [[ ${#found[@]} -gt 0 ]] || found=("none${PYTHON:+ named $PYTHON}")
     printf -v answer '%s, ' "${found[@]}"
-    die "a Python 3.10, 3.11 or 3.12 is needed; found: ${answer%, }" \
+    die "a Python $needed is needed; found: ${answer%, }" \
         "install one, or name it: make env PYTHON=/path/to/python3.11"
 }
 
@@ -75,7 +93,7 @@ step() {
     fi
 }
 
-pip_install() { "$py" -m pip install -c "$root/requirements/lock.txt" "$@"; }
+pip_install() { "$py" -m pip install -c "$requirements/lock.txt" "$@"; }
 
 scatter_works() { "$py" -c 'import torch_scatter' >/dev/null 2>&1; }
 
@@ -95,9 +113,9 @@ install_torch() {
     local version
     version=$("$py" -c 'import torch; print(torch.__version__)' 2>/dev/null || true)
     case $version in
-        2.4.*) ;;
-        "") step "torch 2.4.1 (2.5 GB to fetch)" pip_install -r "$root/requirements/torch.txt" ;;
-        *) die "$venv has torch $version, but fairchem-core 1.10 needs 2.4: choose another VENV" ;;
+        "$torch".*) ;;
+        "") step "torch $torch (up to 2.5 GB to fetch)" pip_install -r "$requirements/torch.txt" ;;
+        *) die "$venv has torch $version, but $fairchem needs $torch: choose another VENV" ;;
     esac
 }
 
@@ -117,6 +135,10 @@ install_scatter() {
 
 check() (
     cd / # so that the linked package is found, not the one in this directory
+    if [[ $line == 2 ]]; then
+        "$py" -c 'from ocp_scn.fairchem.v2 import SCNBackbone; SCNBackbone(lmax=2, num_interactions=1)'
+        return
+    fi
     "$py" - <<'END'
 import ocp_scn
 import torch
@@ -153,11 +175,11 @@ if [[ ! -e $py && ! -L $py ]]; then
 fi
 version=$("$py" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) ||
     die "$py does not run: delete $venv and run again"
-[[ $version =~ ^3\.1[012]\. ]] || die "$venv has Python $version; 3.10, 3.11 or 3.12 is needed"
+[[ " ${supported[*]} " == *" ${version%.*} "* ]] || die "$venv has Python $version; $needed is needed"
 
 # The stamp's first line says what is installed, its second which checkout is linked.
 old_key='' old_root=''
-key="$version $(cat "$root"/requirements/*.txt "${BASH_SOURCE[0]}" | cksum)"
+key="$version $(cat "$requirements"/*.txt "${BASH_SOURCE[0]}" | cksum)"
 if [[ -f $stamp ]]; then
     { read -r old_key; read -r old_root; } <"$stamp" || true
     [[ $old_key == "$key" && $old_root == "$root" ]] && exit
@@ -165,13 +187,12 @@ fi
 if [[ $old_key != "$key" ]]; then
     rm -f "$stamp"
     echo "Completing $venv (Python $version)"
-    scatter_works || command -v "${CXX:-c++}" >/dev/null ||
+    [[ $line == 2 ]] || scatter_works || command -v "${CXX:-c++}" >/dev/null ||
         die "a C++ compiler is needed to build torch-scatter; Debian and Ubuntu: apt install g++"
     step "pip and what builds need" pip_install pip setuptools wheel
     install_torch
-    install_scatter
-    step "fairchem-core 1.10.0 and the rest" \
-        pip_install --no-build-isolation -r "$root/requirements/requirements.txt"
+    [[ $line == 2 ]] || install_scatter
+    step "$fairchem and the rest" pip_install --no-build-isolation -r "$requirements/requirements.txt"
 fi
 link
 step "a first model" check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from ocp_scn.data import pickles
+from ocp_scn.data.folder import new_folder
+from ocp_scn.data.formats import Writer, add_format_argument, writer
 from ocp_scn.data.frames import Frame, find_fault, find_files, read_frames
-from ocp_scn.data.lmdb import LmdbWriter, new_folder, to_graph
 from ocp_scn.data.references import LinearReferences, ReferenceFit
 from ocp_scn.data.splits import TRAIN, Rule, parse_rules, split_of
 from ocp_scn.errors import InputError
 
-DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, or OC20's pairs of
-extxyz.xz and txt) into LMDB data sets, one folder a split."""
-EPILOG = """example:
-  python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --references fit --split val=0.1"""
+DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, OC20's pairs of
+extxyz.xz and txt, or LMDB files of fairchem-core 1) into LMDB data sets, one folder a split."""
+EPILOG = """examples:
+  python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --references fit --split val=0.1
+  python -m ocp_scn.data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
 
 
 @dataclass
@@ -51,6 +54,8 @@ class Report:
 
     def normalizer(self) -> dict[str, dict[str, float]]:
         """Return mean and stdev of the training targets, as a configuration's ``normalizer`` has them."""
+        if not self.energy:
+            return {}
         energy = np.array(self.energy)
         return {
             "energy": {"mean": float(energy.mean()), "stdev": float(energy.std())},
@@ -98,6 +103,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="stop at the first bad frame, or leave bad frames out and count them (default: refuse)",
     )
+    parser.add_argument(
+        "--labels",
+        choices=["needed", "optional"],
+        default="needed",
+        help="whether a frame without energy or forces is bad; optional suits test sets and IS2RE (default: "
+        "needed)",
+    )
+    parser.add_argument(
+        "--no-pickles", action="store_true", help="refuse LMDB files of fairchem-core 1, which are pickles"
+    )
+    add_format_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the target folder")
 
 
@@ -127,20 +143,22 @@ def convert(args: argparse.Namespace) -> Report:
             ``--bad-frames refuse``, or a split that got no frame.
     """
     files = find_files(args.source)
+    _mind_pickles(files, refuse=args.no_pickles)
     rules = parse_rules(args.split, by=args.split_by, seed=args.seed)
+    make = writer(args.format)
     with new_folder(args.target, overwrite=args.overwrite) as folder:
         references = _references(args, files, rules)
         report = Report()
         with ExitStack() as stack:
-            writers = {name: stack.enter_context(LmdbWriter(folder / name)) for name in [TRAIN, *rules]}
+            writers = {name: stack.enter_context(make(folder / name)) for name in [TRAIN, *rules]}
             for frame, split in _good_frames(args, files, rules, report, references):
                 _write(frame, writers[split], references)
                 report.frames[split] += 1
                 if split == TRAIN:
                     _count(frame, report, references)
-        empty = [name for name in [TRAIN, *rules] if not report.frames[name]]
-        if empty:
-            raise InputError(f"split {empty[0]!r} got no frame of {str(args.source)!r}")
+            empty = [name for name in [TRAIN, *rules] if not report.frames[name]]
+            if empty:
+                raise InputError(f"split {empty[0]!r} got no frame of {str(args.source)!r}")
         if references is not None:
             references.save(folder / "references.npz")
         (folder / "conversion.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
@@ -159,7 +177,12 @@ def _good_frames(
         if args.max_atoms is not None and len(frame.atoms) > args.max_atoms:
             report.too_large += 1
             continue
-        fault = find_fault(frame, max_num_elements=args.max_num_elements, min_distance=args.min_distance)
+        fault = find_fault(
+            frame,
+            max_num_elements=args.max_num_elements,
+            min_distance=args.min_distance,
+            labels=args.labels == "needed",
+        )
         if (
             fault is None
             and references is not None
@@ -167,7 +190,7 @@ def _good_frames(
         ):
             fault = "an element has no reference energy"
         if fault is None:
-            yield frame, split_of(frame.sid, frame.fid, rules)
+            yield frame, split_of(frame.sid, frame.fid or 0, rules)
             continue
         line = f"{frame.origin} (system {frame.sid}, frame {frame.fid}): {fault}"
         if args.bad_frames == "refuse":
@@ -185,27 +208,48 @@ def _references(
         return LinearReferences.load(Path(args.references))
     fit = ReferenceFit()
     for frame, split in _good_frames(args, files, rules, Report(), None):
-        if split == TRAIN:
-            fit.add(frame.atoms.numbers, frame.energy)  # type: ignore[arg-type]  # checked
+        if split == TRAIN and frame.energy is not None:
+            fit.add(frame.atoms.numbers, frame.energy)
     return fit.solve()
 
 
-def _energy(frame: Frame, references: LinearReferences | None) -> float:
-    reference = 0.0 if references is None else references.energy(frame.atoms.numbers)
-    return frame.energy - reference  # type: ignore[operator]  # checked
+def _mind_pickles(files: list[Path], *, refuse: bool) -> None:
+    """Say that pickles are read, or refuse to."""
+    pickled = [path for path in files if path.name.endswith(pickles.SUFFIX)]
+    if pickled and refuse:
+        raise InputError(f"{str(pickled[0])!r} has pickles, and --no-pickles is set")
+    if pickled:
+        print(
+            f"reading pickles of fairchem-core 1 from {pickled[0]}{' and others' if pickled[1:] else ''}: "
+            "arrays and numbers are taken, anything else ends the conversion (--no-pickles reads none)",
+            file=sys.stderr,
+        )
 
 
-def _write(frame: Frame, writer: LmdbWriter, references: LinearReferences | None) -> None:
-    forces = torch.as_tensor(frame.forces, dtype=torch.float32)
-    writer.add(
-        to_graph(frame.atoms, energy=_energy(frame, references), forces=forces, sid=frame.sid, fid=frame.fid)
-    )
+def _energy(frame: Frame, references: LinearReferences | None) -> float | None:
+    if frame.energy is None or references is None:
+        return frame.energy
+    return frame.energy - references.energy(frame.atoms.numbers)
+
+
+def _write(frame: Frame, writer: Writer, references: LinearReferences | None) -> None:
+    labels = {
+        "energy": _energy(frame, references),
+        "forces": frame.forces,
+        "sid": frame.sid,
+        "fid": frame.fid,
+    }
+    known = {name: value for name, value in labels.items() if value is not None}
+    writer.write(frame.atoms, **known, **frame.targets)
 
 
 def _count(frame: Frame, report: Report, references: LinearReferences | None) -> None:
-    report.energy.append(_energy(frame, references))
+    energy = _energy(frame, references)
+    if energy is None or frame.forces is None:
+        return
+    report.energy.append(energy)
     free = np.ones(len(frame.atoms), dtype=bool)
     for constraint in frame.atoms.constraints:
         free[constraint.index] = False
-    report.forces_sum2 += float(np.square(frame.forces[free]).sum())  # type: ignore[index]  # checked
+    report.forces_sum2 += float(np.square(frame.forces[free]).sum())
     report.forces_count += 3 * int(free.sum())

@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +21,15 @@ from ase.constraints import FixAtoms
 from ase.io.formats import open_with_compression
 from ase.neighborlist import neighbor_list
 
+from ocp_scn.data import pickles
 from ocp_scn.errors import InputError
 
 _XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _TRAJECTORY = (".traj",)
 _DATABASE = (".db",)
-READABLE = _XYZ + _TRAJECTORY + _DATABASE
+_PICKLED = (pickles.SUFFIX,)
+_ASE_LMDB = (".aselmdb",)
+READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,20 @@ class Frame:
     Attributes:
         atoms: the structure, tags and fixed atoms included.
         sid: name of its system; frames of one relaxation share it.
-        fid: number of the frame within the system.
+        fid: number of the frame within the system; None where the source says that there is only one.
         energy: eV, the reference column of an OC20 pair subtracted; None if not calculated.
         forces: (n, 3) eV/Å without constraints; None if not calculated.
         origin: file and position in it, for messages.
+        targets: what else the source says of it, such as ``y_relaxed`` and ``pos_relaxed``.
     """
 
     atoms: Atoms
     sid: str
-    fid: int
+    fid: int | None
     energy: float | None
     forces: np.ndarray | None
     origin: str
+    targets: dict[str, Any] = field(default_factory=dict)
 
 
 def find_files(source: Path) -> list[Path]:
@@ -73,6 +78,9 @@ def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
     energy), or else from the file's name and the frame's position.
     """
     for path in files:
+        if path.name.endswith(_PICKLED + _ASE_LMDB):
+            yield from _read_samples(path)
+            continue
         table = _reference_table(path)
         counter: Counter[str] = Counter()
         for index, (atoms, keys) in enumerate(_read(path)):
@@ -94,13 +102,16 @@ def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
             )
 
 
-def find_fault(frame: Frame, *, max_num_elements: int, min_distance: float) -> str | None:
+def find_fault(
+    frame: Frame, *, max_num_elements: int, min_distance: float, labels: bool = True
+) -> str | None:
     """Return what makes a frame unfit for training, or None.
 
     Args:
         frame: the frame.
         max_num_elements: atomic numbers have to be below this.
         min_distance: atoms closer than this overlap, Å.
+        labels: it needs energy and forces.
     """
     atoms = frame.atoms
     if len(atoms) == 0:
@@ -113,7 +124,9 @@ def find_fault(frame: Frame, *, max_num_elements: int, min_distance: float) -> s
     }
     for name, values in arrays.items():
         if values is None:
-            return f"no {name}"
+            if labels:
+                return f"no {name}"
+            continue
         if not np.isfinite(values).all():
             return f"not finite: {name}"
     if atoms.numbers.max() >= max_num_elements:
@@ -121,6 +134,31 @@ def find_fault(frame: Frame, *, max_num_elements: int, min_distance: float) -> s
     if len(neighbor_list("i", atoms, min_distance)) > 0:
         return "atoms overlap"
     return None
+
+
+def _read_samples(path: Path) -> Iterator[Frame]:
+    """Yield the samples of a file of either line of fairchem, with all that they have."""
+    for index, (atoms, properties) in enumerate(_samples(path)):
+        forces = properties.pop("forces", None)
+        yield Frame(
+            atoms=atoms,
+            sid=str(properties.pop("sid", index)),
+            fid=properties.pop("fid", None),
+            energy=properties.pop("energy", None),
+            forces=None if forces is None else np.asarray(forces, dtype=np.float64).reshape(-1, 3),
+            origin=f"{path.name}#{index}",
+            targets=properties,
+        )
+
+
+def _samples(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+    if path.name.endswith(_PICKLED):
+        yield from pickles.read_samples(path)
+        return
+    from ocp_scn.data.aselmdb import read_rows  # noqa: PLC0415  # wants what only fairchem 2 brings
+
+    for atoms, data in read_rows([path]):
+        yield atoms, {**data, **({} if atoms.calc is None else atoms.calc.results)}
 
 
 def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:

@@ -7,45 +7,19 @@ A data set is a folder with ``data.lmdb`` (keys "0", "1", …: pickled graphs; k
 from __future__ import annotations
 
 import pickle
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lmdb
 import numpy as np
+import torch
 from ase import Atoms
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Data
 
-from ocp_scn.errors import InputError
-
 # Address space reserved for a file that grows as it is written, bytes.
 _MAP_SIZE = 1 << 40
-
-
-@contextmanager
-def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a working folder that becomes ``target`` when the block ends, or vanishes when it fails.
-
-    Raises:
-        InputError: if ``target`` exists and ``overwrite`` is not set.
-    """
-    if target.exists() and not overwrite:
-        raise InputError(f"{str(target)!r} exists; name another folder or pass --overwrite")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
-        yield work
-        if target.exists():
-            shutil.rmtree(target)
-        work.rename(target)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
 
 
 def to_graph(atoms: Atoms, **properties: Any) -> Data:
@@ -54,12 +28,18 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
     Args:
         atoms: positions in Å; tags (0 sub-surface, 1 surface, 2 adsorbate) and ``FixAtoms``
             constraints are kept, positions are wrapped into the cell.
-        properties: further attributes, such as ``energy`` (eV, float), ``forces`` (n, 3) eV/Å,
-            ``sid``, ``fid``, ``y_relaxed``, ``pos_relaxed``.
+        properties: further attributes, such as ``energy`` (eV, float), ``forces`` (n, 3) eV/Å, ``sid``,
+            ``fid``, ``y_relaxed``, and ``pos_relaxed`` (n, 3) Å of the atoms as they are, which moves
+            with those that are wrapped.
     """
     data = AtomsToGraphs(r_edges=False, r_pbc=True, r_energy=False, r_forces=False, r_fixed=True).convert(
         atoms
     )
+    if "pos_relaxed" in properties:
+        moved = torch.as_tensor(properties["pos_relaxed"] - atoms.positions).float()
+        properties["pos_relaxed"] = data.pos + moved
+    if "forces" in properties:
+        properties["forces"] = torch.as_tensor(properties["forces"]).float()
     for name, value in properties.items():
         setattr(data, name, value)
     return data
@@ -81,6 +61,10 @@ class LmdbWriter:
             lock=False,
         )
         self._transaction = self._env.begin(write=True)
+
+    def write(self, atoms: Atoms, **properties: Any) -> None:
+        """Append a structure with properties, see :func:`to_graph`."""
+        self.add(to_graph(atoms, **properties))
 
     def add(self, data: Data) -> None:
         """Append a sample."""

@@ -14,20 +14,19 @@ from contextlib import ExitStack
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.build import add_adsorbate, fcc100, fcc110, fcc111
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.data import covalent_radii
 from ase.optimize import BFGS
-from torch_geometric.data import Data
 from tqdm import tqdm
 
-from ocp_scn.data.lmdb import LmdbWriter, new_folder, to_graph
+from ocp_scn.data.folder import new_folder
+from ocp_scn.data.formats import add_format_argument, writer
 from ocp_scn.errors import InputError
 
 METALS = ("Cu", "Ni", "Pd", "Pt", "Ag", "Au")
@@ -205,23 +204,24 @@ def make_system(combination: Combination, seed: int, sid: int) -> System:
     raise RuntimeError(f"no sensible relaxation of {combination} in {MAX_ATTEMPTS} attempts")
 
 
-def s2ef_samples(system: System, sid: int) -> Iterator[Data]:
-    """Yield each frame with its energy (eV) and forces (n, 3), eV/Å."""
+def s2ef_samples(system: System, sid: int) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+    """Yield each frame's structure, and its energy (eV) and forces (n, 3), eV/Å."""
     for frame in system.frames:
         atoms = system.atoms.copy()
         atoms.positions = frame.positions  # not set_positions, which would obey the constraints
-        forces = torch.tensor(frame.forces).float()
-        yield to_graph(atoms, energy=frame.energy, forces=forces, sid=sid, fid=frame.fid)
+        yield atoms, {"energy": frame.energy, "forces": frame.forces, "sid": sid, "fid": frame.fid}
 
 
-def is2re_sample(system: System, sid: int) -> Data:
-    """Return the initial structure with the energy (eV) and positions (n, 3) Å of the relaxed one."""
+def is2re_sample(system: System, sid: int) -> tuple[Atoms, dict[str, Any]]:
+    """Return the initial structure, and the energy (eV) and positions (n, 3) Å of the relaxed one."""
     initial, relaxed = system.frames[0], system.relaxed
-    data = to_graph(system.atoms, sid=sid, y_init=initial.energy, y_relaxed=relaxed.energy)
-    data.energy_relaxed = relaxed.energy  # the name that fairchem's relaxations read
-    # In the periodic images to which pos was wrapped.
-    data.pos_relaxed = data.pos + torch.tensor(relaxed.positions - initial.positions).float()
-    return data
+    return system.atoms, {
+        "sid": sid,
+        "y_init": initial.energy,
+        "y_relaxed": relaxed.energy,
+        "energy_relaxed": relaxed.energy,  # the name that fairchem's relaxations read
+        "pos_relaxed": relaxed.positions,
+    }
 
 
 def make_sample(
@@ -232,6 +232,7 @@ def make_sample(
     ood_systems: int = 0,
     overwrite: bool = False,
     progress: bool = True,
+    kind: str = "lmdb",
 ) -> dict[str, int]:
     """Write ``s2ef/{train,val,test}`` and ``is2re/{train,val,test}``; return the number of samples of each.
 
@@ -243,6 +244,7 @@ def make_sample(
             ``test_ood_cat`` (metals) and ``test_ood_both``; the other splits stay what they are.
         overwrite: replace an existing folder.
         progress: show a bar on standard error.
+        kind: of the files, see :func:`ocp_scn.data.formats.writer`.
 
     Raises:
         InputError: for too few systems, a negative number, or a target that exists.
@@ -255,15 +257,17 @@ def make_sample(
     planned = plan(systems, seed, ood_systems)
     splits = [*SPLITS, *(OOD_SPLITS if ood_systems else ())]
     with new_folder(target, overwrite=overwrite) as work, ExitStack() as stack:
+        make = writer(kind)
         folders = [f"{task}/{split}" for task in TASKS for split in splits]
-        writers = {name: stack.enter_context(LmdbWriter(work / name)) for name in folders}
+        writers = {name: stack.enter_context(make(work / name)) for name in folders}
         bar = tqdm(planned, desc="relaxing", unit="system", disable=not progress)
         for sid, (combination, split) in enumerate(bar):
             system = make_system(combination, seed, sid)
-            for sample in s2ef_samples(system, sid):
-                writers[f"s2ef/{split}"].add(sample)
-            writers[f"is2re/{split}"].add(is2re_sample(system, sid))
-    return {name: len(writer.natoms) for name, writer in writers.items()}
+            for atoms, properties in s2ef_samples(system, sid):
+                writers[f"s2ef/{split}"].write(atoms, **properties)
+            atoms, properties = is2re_sample(system, sid)
+            writers[f"is2re/{split}"].write(atoms, **properties)
+    return {name: len(made.natoms) for name, made in writers.items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -277,6 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="systems in each of three more test splits, of other metals and adsorbates (default: none)",
     )
+    add_format_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
 
 
@@ -288,5 +293,6 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         ood_systems=args.ood_systems,
         overwrite=args.overwrite,
+        kind=args.format,
     )
     print(f"wrote {args.target}", *(f"  {name:<19} {n:>6} samples" for name, n in counts.items()), sep="\n")

@@ -1,30 +1,48 @@
-"""Edges of fairchem's batches, and the checks that these need before a network sees them."""
+"""Edges of fairchem's batches, and the checks that these need before a network sees them.
+
+Both lines of fairchem have the same search and nearly the same batches, so this serves both.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from fairchem.core.common.utils import radius_graph_pbc
 from torch import Tensor
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.sphere import default_dtype
 
+try:
+    from fairchem.core.graph.radius_graph_pbc import radius_graph_pbc
+except ImportError:  # fairchem-core 1.10
+    from fairchem.core.common.utils import radius_graph_pbc
+
 # fairchem's graph takes two atoms closer than this for one and leaves their edge out, Å.
 MIN_DISTANCE = 0.01
+Search = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def find_edges(data: Any, config: SCNConfig) -> tuple[Tensor, Tensor, Tensor]:
+def find_edges(
+    data: Any, config: SCNConfig, search: Search = radius_graph_pbc
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the edges of a batch: source (E,), target (E,) and vec (E, 3) in Å.
 
     Which atoms are neighbours is decided by fairchem's radius graph, which works in float32
     only; the vectors are computed anew from positions and cell in their own precision, and
     gradients flow through them.
+
+    Args:
+        data: fairchem's batch.
+        config: the model's settings.
+        search: fairchem's radius graph; the one that both lines have if not given.
     """
     if config.otf_graph:
-        edge_index, offsets = _radius_graph(data, config)
+        edge_index, offsets = _radius_graph(data, config, search)
     else:
         edge_index, offsets = _stored_graph(data)
     source, target = edge_index
@@ -61,27 +79,34 @@ def check_batch(data: Any, config: SCNConfig) -> None:
         )
 
 
-def _radius_graph(data: Any, config: SCNConfig) -> tuple[Tensor, Tensor]:
+def _radius_graph(data: Any, config: SCNConfig, search: Search) -> tuple[Tensor, Tensor]:
     """Return edge_index (2, E) and cell offsets (E, 3) by fairchem's search."""
-    if config.use_pbc_single and len(data.natoms) > 1:
-        parts = [data[i] for i in range(len(data.natoms))]
-    else:
-        parts = [data]
     indices, offsets, first_atom = [], [], 0
-    for part in parts:
-        single = part.clone()
-        single.natoms = torch.atleast_1d(torch.as_tensor(part.natoms, device=part.pos.device))
-        single.pbc = torch.tensor([_periodic(part) if config.use_pbc else [False] * 3])
-        pos, images = _wrap(part.pos.detach(), part.cell.detach(), single.natoms, single.pbc[0])
-        single.pos, single.cell = pos.float(), part.cell.detach().float()
+    for part in _parts(data, single=config.use_pbc_single):
+        part.pbc = torch.tensor([_periodic(part.pbc) if config.use_pbc else [False] * 3])
+        pos, images = _wrap(part.pos, part.cell, part.natoms, part.pbc[0])
+        part.pos, part.cell = pos.float(), part.cell.float()
         with default_dtype(torch.float32):  # its search mixes its input with the default
-            index, offset, _ = radius_graph_pbc(
-                single, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
+            index, offset, _ = search(
+                part, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
             )
         indices.append(index + first_atom)
         offsets.append(offset - images[index[0]].to(offset) + images[index[1]].to(offset))
-        first_atom += len(part.pos)
+        first_atom += len(pos)
     return torch.cat(indices, dim=1), torch.cat(offsets)
+
+
+def _parts(data: Any, *, single: bool) -> Iterator[SimpleNamespace]:
+    """Yield what a search reads of a batch: all systems together, or each by itself if ``single``."""
+    size = 1 if single else len(data.natoms)
+    pbc = data.pbc.reshape(-1, 3).split(size) if "pbc" in data else repeat(None)
+    first = 0
+    for natoms, cell, periodic in zip(data.natoms.split(size), data.cell.split(size), pbc, strict=False):
+        last = first + int(natoms.sum())
+        batch = torch.repeat_interleave(natoms)
+        pos = data.pos[first:last].detach()
+        yield SimpleNamespace(pos=pos, cell=cell.detach(), natoms=natoms, batch=batch, pbc=periodic)
+        first = last
 
 
 def _wrap(pos: Tensor, cell: Tensor, natoms: Tensor, periodic: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,11 +129,11 @@ def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:
     return data.edge_index, data.cell_offsets
 
 
-def _periodic(data: Any) -> list[bool]:
+def _periodic(pbc: Tensor | None) -> list[bool]:
     """Return whether each of the three directions is periodic; fairchem takes one answer a batch."""
-    if "pbc" not in data:
+    if pbc is None:
         return [True, True, True]
-    rows = data.pbc.reshape(-1, 3).bool()
+    rows = pbc.bool()
     if (rows != rows[0]).any():
         raise InputError(
             f"a batch mixes periodic boundary conditions {rows.unique(dim=0).tolist()}; "

@@ -19,6 +19,7 @@ from fairchem.core.datasets import LmdbDataset
 
 from ocp_scn.data import convert
 from ocp_scn.data.__main__ import main
+from ocp_scn.data.lmdb import LmdbWriter
 from ocp_scn.data.references import LinearReferences, ReferenceFit
 
 
@@ -99,6 +100,40 @@ def test_oc20_pairs_subtract_the_reference_column(tmp_path: Path) -> None:
     ]
     expected = [atoms.get_potential_energy() - 10.0 - i for i, atoms in enumerate(originals)]
     assert np.allclose([s.energy for s in samples], expected)
+
+
+def test_lmdb_files_are_a_source_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pickled graphs keep everything, are announced, and can be refused."""
+    originals = frames(systems=2, each=3)
+    with LmdbWriter(tmp_path / "first") as writer:
+        for atoms in originals:
+            forces = atoms.get_forces(apply_constraint=False)
+            moved = atoms.positions + 0.1
+            labels = {"energy": atoms.get_potential_energy(), "forces": forces, "pos_relaxed": moved}
+            writer.write(atoms, **atoms.info, **labels, y_relaxed=-3.25)
+    arguments = ["convert", str(tmp_path / "first"), str(tmp_path / "out")]
+    assert main([*arguments, "--no-pickles"]) == 2
+    assert "has pickles, and --no-pickles is set" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "reading pickles of fairchem-core 1" in capsys.readouterr().err
+    samples, first = read(tmp_path / "out/train"), read(tmp_path / "first")
+    check_same(samples, originals)
+    for sample, before in zip(samples, first, strict=True):
+        assert set(sample.keys()) == set(before.keys())
+        assert (sample.sid, sample.fid, sample.y_relaxed) == (before.sid, before.fid, before.y_relaxed)
+        assert np.allclose(sample.pos_relaxed, before.pos_relaxed, atol=1e-6)
+
+
+def test_unlabelled_structures_are_kept_if_wanted(tmp_path: Path) -> None:
+    """Test sets have neither energies nor forces."""
+    bare = [atoms.copy() for atoms in frames(systems=2, each=1)]
+    write(tmp_path / "bare.traj", bare)
+    arguments = ["convert", str(tmp_path / "bare.traj"), str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert main([*arguments, "--labels", "optional"]) == 0
+    samples = read(tmp_path / "out/train")
+    assert len(samples) == 2
+    assert not any("energy" in sample or "forces" in sample for sample in samples)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from ase.calculators.emt import EMT
 from fairchem.core.datasets import LmdbDataset
 
 from ocp_scn.data import sample
+from ocp_scn.data.lmdb import to_graph
 from ocp_scn.errors import InputError
 
 SYSTEMS, SEED = 12, 3
@@ -170,7 +171,8 @@ def test_positions_are_wrapped_and_displacements_are_not():
     atoms = Atoms("CuH", positions=[(0, 0, 5), (-0.1, 0, 7)], cell=[4, 4, 20], pbc=True, tags=[0, 2])
     moved = atoms.positions + np.array([(0, 0, 0), (0.3, 0, 0)])
     ends = [sample.Frame(fid, pos, 0.0, 0 * pos) for fid, pos in enumerate((atoms.positions, moved))]
-    data = sample.is2re_sample(sample.System(atoms, ends, ends[1]), 0)
+    atoms, properties = sample.is2re_sample(sample.System(atoms, ends, ends[1]), 0)
+    data = to_graph(atoms, **properties)
     assert data.pos[1, 0].item() == pytest.approx(3.9)
     assert (data.pos_relaxed - data.pos)[1].tolist() == pytest.approx([0.3, 0, 0], abs=1e-6)
 
@@ -216,7 +218,8 @@ def test_same_seed_gives_the_same_data_set(samples):
     sid = 7
     system = sample.make_system(sample.combinations(SYSTEMS, SEED)[sid], SEED, sid)
     stored = [data for data in frames_of(samples, "s2ef") if data.sid == sid]
-    for data, again in zip(stored, sample.s2ef_samples(system, sid), strict=True):
+    for data, (atoms, properties) in zip(stored, sample.s2ef_samples(system, sid), strict=True):
+        again = to_graph(atoms, **properties)
         assert data.energy == again.energy
         assert torch.equal(data.pos, again.pos)
         assert torch.equal(data.forces, again.forces)
@@ -276,7 +279,8 @@ def test_the_command_passes_its_arguments_and_reports(monkeypatch, capsys):
     parser = argparse.ArgumentParser()
     sample.add_arguments(parser)
     sample.run(parser.parse_args(["there", "--systems", "30", "--ood-systems", "4", "--overwrite"]))
-    assert calls == [(Path("there"), {"systems": 30, "seed": 0, "ood_systems": 4, "overwrite": True})]
+    changed = {"systems": 30, "seed": 0, "ood_systems": 4, "overwrite": True, "kind": "lmdb"}
+    assert calls == [(Path("there"), changed)]
     printed = capsys.readouterr().out
     assert "wrote there" in printed
     assert "140" in printed

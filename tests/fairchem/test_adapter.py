@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from torch_geometric.data import Batch
 
 from ocp_scn import InputError, SphericalChannelNetwork
-from ocp_scn.fairchem import v1
+from ocp_scn.fairchem import batches
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.sphere import edge_frames
 from ocp_scn.state_dict import to_checkpoint_name
@@ -98,7 +98,7 @@ def test_rolls_are_uniform(monkeypatch):
         rolls.append(roll)
         return edge_frames(vec, roll)
 
-    monkeypatch.setattr(v1, "edge_frames", recorded)
+    monkeypatch.setattr(batches, "edge_frames", recorded)
     model_with(num_interactions=1).train()(data_of(*[bulk(12, seed) for seed in range(4)]))
     values = torch.cat(rolls)
     assert len(values) > 500

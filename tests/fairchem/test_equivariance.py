@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kstest
 
 from ocp_scn import SphericalChannelNetwork
-from ocp_scn.fairchem import v1
+from ocp_scn.fairchem import batches
 from ocp_scn.nn import message
 from ocp_scn.sphere import edge_frames, random_rolls, wigner_rows
 from tests.structures import batch_of, bulk, molecule, slab
@@ -262,7 +262,7 @@ def test_rolls_by_whole_taps(mmax, num_taps, monkeypatch):
             steps = torch.arange(len(vec)) % 7
             return edge_frames(vec, roll + unit * steps)
 
-        monkeypatch.setattr(v1, "edge_frames", frames)
+        monkeypatch.setattr(batches, "edge_frames", frames)
         return run(model, data)
 
     assert_close(with_rolls(2 * math.pi / num_taps), before, 1e-11)

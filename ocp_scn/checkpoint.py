@@ -1,0 +1,119 @@
+"""Checkpoints of both lines of fairchem, and the way from one to the other.
+
+``python -m ocp_scn.checkpoint convert SOURCE TARGET`` finds out which line a checkpoint is of and writes one
+of the other. What predictions need is carried over: the settings, the weights and their average, the
+normalizers and element references. The state of a training is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ocp_scn.errors import InputError
+from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
+
+EPILOG = """examples:
+  python -m ocp_scn.checkpoint convert scn_t1_b1_s2ef_2M.pt scn_t1_b1_s2ef_2M-fairchem2.pt
+  python -m ocp_scn.checkpoint convert runs/fairchem2/NAME/checkpoints/final/inference_ckpt.pt fairchem1.pt"""
+
+
+def convert(
+    source: Path, target: Path, *, task_name: str = "oc20", overwrite: bool = False
+) -> tuple[str, Trained]:
+    """Write the checkpoint ``source`` for the other line of fairchem; return that line and what it has.
+
+    Args:
+        source: a checkpoint of fairchem-core 1, or an inference checkpoint of 2.
+        target: the file to write, whole or not at all.
+        task_name: name of the data set in fairchem 2, for its calculator.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputError: for a file that is no checkpoint of this model, or a target that exists.
+    """
+    if target.exists() and not overwrite:
+        raise InputError(f"{str(target)!r} exists; name another file or pass --overwrite")
+    if not version("fairchem-core").startswith("2."):
+        raise InputError("converting needs fairchem-core 2 (make env-fairchem2); fairchem 1 is not needed")
+    loaded = _load(source)
+    try:
+        line, trained, result = _translate(loaded, task_name)
+    except InputError as error:
+        raise InputError(f"{str(source)!r}: {error}") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(f".{target.name}.part")
+    try:
+        torch.save(result, work)
+        work.replace(target)
+    finally:
+        work.unlink(missing_ok=True)
+    return line, trained
+
+
+def _translate(loaded: Any, task_name: str) -> tuple[str, Trained, Any]:
+    """Return the other line, what a loaded checkpoint has, and a checkpoint of that line."""
+    from ocp_scn.fairchem.v2 import checkpoint as fairchem2  # noqa: PLC0415  # only where that is installed
+
+    if fairchem2.is_checkpoint(loaded):
+        trained = fairchem2.read(loaded)
+        return "1", trained, to_fairchem1(trained)
+    if isinstance(loaded, Mapping) and {"state_dict", "config"} <= set(loaded):
+        trained = from_fairchem1(loaded)
+        return "2", trained, fairchem2.build(trained, task_name)
+    raise InputError("it is neither a checkpoint of fairchem 1 nor an inference checkpoint of 2")
+
+
+def _load(source: Path) -> Any:
+    if not source.is_file():
+        raise InputError(f"{str(source)!r} is no file")
+    try:
+        return torch.load(source, map_location="cpu", weights_only=False)
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, ImportError, EOFError, ValueError) as error:
+        raise InputError(f"{str(source)!r} is no checkpoint: {error}") from error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m ocp_scn.checkpoint", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "convert",
+        help="write a checkpoint of one line of fairchem for the other",
+        description="Write a checkpoint of one line of fairchem for the other; a file shows its line itself.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("source", type=Path, help="checkpoint of fairchem 1, or inference checkpoint of 2")
+    command.add_argument("target", type=Path, help="file to write")
+    command.add_argument(
+        "--task-name", default="oc20", help="name of the data set in fairchem 2 (default: %(default)s)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace the target")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status (2 for bad input)."""
+    args = build_parser().parse_args(argv)
+    try:
+        line, trained = convert(args.source, args.target, task_name=args.task_name, overwrite=args.overwrite)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    size = sum(value.numel() for value in trained.weights.values()) / 1e6
+    print(f"wrote {args.target} for fairchem-core {line}: {size:.2f} M weights")
+    for name, (mean, rmsd) in trained.normalizers.items():
+        print(f"  {name}: mean {mean:.6g}, rmsd {rmsd:.6g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The two formats of data sets, one for each line of fairchem."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from ase import Atoms
+
+from ocp_scn.errors import InputError
+
+# Modules are loaded when they are needed: each wants packages that only its line of fairchem brings.
+_WRITERS = {
+    "lmdb": ("ocp_scn.data.lmdb", "LmdbWriter", "fairchem-core 1.10"),
+    "aselmdb": ("ocp_scn.data.aselmdb", "AseLmdbWriter", "ase-db-backends, which comes with fairchem-core 2"),
+}
+
+
+class Writer(Protocol):
+    """Write samples one by one into a folder; a context manager that completes it."""
+
+    natoms: list[int]
+
+    def write(self, atoms: Atoms, **properties: Any) -> None:
+        """Append a structure with properties such as energy, forces, sid and fid."""
+
+    def __enter__(self) -> Writer: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class MakeWriter(Protocol):
+    """Something that makes the writer of a folder."""
+
+    def __call__(self, folder: Path) -> Writer: ...
+
+
+def writer(kind: str) -> MakeWriter:
+    """Return the writer class of a format: ``lmdb`` (fairchem-core 1.10) or ``aselmdb`` (2).
+
+    Raises:
+        InputError: if this environment has not what it takes.
+    """
+    module, name, needs = _WRITERS[kind]
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"--format {kind} needs {needs}: {error}") from error
+
+
+def add_format_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--format``."""
+    parser.add_argument(
+        "--format",
+        choices=list(_WRITERS),
+        default="lmdb",
+        help="lmdb for fairchem-core 1.10, aselmdb for fairchem-core 2 (default: %(default)s)",
+    )

@@ -1,0 +1,140 @@
+"""Samples of fairchem-core 1's LMDB files, read without fairchem 1, PyTorch Geometric, or trust.
+
+The files are pickles, and a pickle may run any program when it is read. Here only arrays, tensors and
+containers are rebuilt, and PyTorch Geometric's graphs as plain stand-ins; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import torch
+from ase import Atoms
+from ase.constraints import FixAtoms
+
+from ocp_scn.errors import InputError
+
+SUFFIX = ".lmdb"
+# Names of targets before 2023, and what is rebuilt from the structure or not needed.
+_RENAMED = {"y": "energy", "force": "forces"}
+_STRUCTURE = ("pos", "cell", "atomic_numbers", "natoms", "tags", "fixed", "pbc", "sid", "fid")
+_GRAPH = {"edge_index", "edge_attr", "edge_weight", "edge_distance_vec", "cell_offsets", "distances"}
+_GRAPH |= {"cell_offset_distances", "neighbors", "nedges", "ptr", "batch", "num_nodes"}
+# What damaged or foreign pickles end with.
+_ERRORS = (pickle.UnpicklingError, KeyError, AttributeError, TypeError, ValueError, EOFError)
+
+_MULTIARRAY = import_module("numpy.core.multiarray" if np.__version__ < "2" else "numpy._core.multiarray")
+
+
+class _StandIn:
+    """An object of PyTorch Geometric: the attributes that its pickle has."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+
+def _load_storage(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), weights_only=True)
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch.storage", "_load_from_bytes"): _load_storage,
+    ("torch", "Size"): torch.Size,
+    ("collections", "OrderedDict"): dict,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("torch_geometric."):
+            return _StandIn
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in (
+            "_reconstruct",
+            "scalar",
+        ):
+            return getattr(_MULTIARRAY, name)
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"refused {module}.{name}: not something that a sample consists of")
+        return _ALLOWED[module, name]
+
+
+def read_samples(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+    """Yield each sample's structure, and ``sid``, ``fid`` and targets, in order.
+
+    Labels of before 2023 get their names of today (``energy``, ``forces``); edges are left out.
+
+    Raises:
+        InputError: for a file that is not such a data set.
+    """
+    try:
+        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True)
+    except lmdb.Error as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+    with environment, environment.begin() as transaction:
+        for index in range(_length(transaction)):
+            data = transaction.get(str(index).encode("ascii"))
+            try:
+                sample = _attributes(_Unpickler(io.BytesIO(data)).load())
+                found = _structure(sample), _properties(sample)
+            except _ERRORS as error:
+                raise InputError(f"{path.name}#{index} is no sample of fairchem 1: {error}") from error
+            yield found
+
+
+def _length(transaction: Any) -> int:
+    data = transaction.get(b"length")
+    return transaction.stat()["entries"] if data is None else int(_Unpickler(io.BytesIO(data)).load())
+
+
+def _attributes(graph: Any) -> dict[str, Any]:
+    """Return a graph's attributes; releases 1 and 2 of PyTorch Geometric keep them in two places."""
+    attributes = graph if isinstance(graph, dict) else graph.__dict__
+    store = attributes.get("_store")
+    if store is not None:
+        attributes = store.__dict__["_mapping"]
+    return {_RENAMED.get(name) or name: value for name, value in attributes.items() if value is not None}
+
+
+def _structure(sample: dict[str, Any]) -> Atoms:
+    atoms = Atoms(
+        numbers=_array(sample["atomic_numbers"]).astype(int),
+        positions=_array(sample["pos"]).astype(np.float64),
+        cell=_array(sample["cell"]).astype(np.float64).reshape(3, 3),
+        pbc=_array(sample.get("pbc", [True, True, True])).astype(bool).reshape(3),
+    )
+    if "tags" in sample:
+        atoms.set_tags(_array(sample["tags"]).astype(int))
+    if "fixed" in sample and _array(sample["fixed"]).any():
+        atoms.set_constraint(FixAtoms(mask=_array(sample["fixed"]).astype(bool)))
+    return atoms
+
+
+def _properties(sample: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in sample.items():
+        if name not in _STRUCTURE and name not in _GRAPH and not name.startswith("_"):
+            found[name] = _plain(value)
+    found |= {name: _plain(sample[name]) for name in ("sid", "fid") if name in sample}
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or text for what holds only one, an array otherwise."""
+    if isinstance(value, str | bool | int | float):
+        return value
+    array = _array(value)
+    return array.item() if array.size == 1 else array
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

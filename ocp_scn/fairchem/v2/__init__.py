@@ -1,0 +1,24 @@
+"""SCN in fairchem-core 2 (2.24), which finds the classes here by dotted path.
+
+A configuration's model section names :class:`SCNModel`, its backbone :class:`SCNBackbone` and one of the
+heads; nothing is registered.
+"""
+
+from ocp_scn.fairchem.v2.backbone import SCNBackbone
+from ocp_scn.fairchem.v2.data import AseDatabase
+from ocp_scn.fairchem.v2.heads import ConservativeHead, EnergyHead, ForceHead
+from ocp_scn.fairchem.v2.model import SCNModel
+from ocp_scn.fairchem.v2.predict import PredictRunner
+from ocp_scn.fairchem.v2.training import TrainingGuard, step_schedule
+
+__all__ = [
+    "AseDatabase",
+    "ConservativeHead",
+    "EnergyHead",
+    "ForceHead",
+    "PredictRunner",
+    "SCNBackbone",
+    "SCNModel",
+    "TrainingGuard",
+    "step_schedule",
+]

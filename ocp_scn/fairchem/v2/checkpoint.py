@@ -1,0 +1,115 @@
+"""Inference checkpoints of fairchem-core 2, which its predictor, calculator and evaluation read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import hydra
+import torch
+from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.v2.backbone import SCNBackbone
+from ocp_scn.trained import Trained, load_weights
+
+_HERE = "ocp_scn.fairchem.v2"
+_NORMALIZATION = "fairchem.core.modules.normalization"
+_BACKBONE = "backbone."
+
+
+def is_checkpoint(loaded: Any) -> bool:
+    """Tell whether a loaded file is an inference checkpoint."""
+    return isinstance(loaded, MLIPInferenceCheckpoint)
+
+
+def read(checkpoint: MLIPInferenceCheckpoint) -> Trained:
+    """Return what a checkpoint has.
+
+    Raises:
+        InputError: for another model, or one of several data sets.
+    """
+    settings = dict(_plain(checkpoint.model_config)["backbone"])
+    if settings.pop("model", None) != f"{_HERE}.{SCNBackbone.__name__}":
+        raise InputError("it is of another model, whose backbone is not SCNBackbone")
+    backbone = SCNBackbone(**settings)
+    weights = _weights(backbone, checkpoint.model_state_dict)
+    average = checkpoint.ema_state_dict
+    averaged = weights if average is None else _weights(backbone, average)
+    tasks = [hydra.utils.instantiate(task) for task in checkpoint.tasks_config]
+    by_property = {task.property: task for task in tasks}
+    if len(by_property) != len(tasks):
+        raise InputError(f"it has several tasks of one property: {', '.join(task.name for task in tasks)}")
+    normalizers = {
+        name: (float(task.normalizer.mean), float(task.normalizer.rmsd)) for name, task in by_property.items()
+    }
+    settings.pop("radius_pbc_version", None)
+    references = by_property["energy"].element_references
+    if references is not None:
+        references = references.element_references.double().tolist()
+    return Trained({**settings, "otf_graph": True}, weights, averaged, normalizers, references)
+
+
+def build(trained: Trained, task_name: str) -> MLIPInferenceCheckpoint:
+    """Return a checkpoint whose tasks are TASK_NAME_energy and, with forces, TASK_NAME_forces."""
+    config = trained.config
+    names = ["energy", "forces"] if config.regress_forces else ["energy"]
+    model: dict[str, Any] = {
+        "_target_": f"{_HERE}.SCNModel",
+        "backbone": {"model": f"{_HERE}.SCNBackbone", **trained.settings},
+        "heads": {
+            f"{task_name}_{name}": {"module": f"{_HERE}.{head}"}
+            for name, head in zip(names, ("EnergyHead", "ForceHead"), strict=False)
+        },
+    }
+    if not config.direct_forces:
+        model["pass_through_head_outputs"] = True
+        model["heads"] = {"derivatives": {"module": f"{_HERE}.ConservativeHead", "prefix": task_name}}
+    average = {f"module.{_BACKBONE}{name}": value for name, value in trained.averaged.items()}
+    return MLIPInferenceCheckpoint(
+        model_config=OmegaConf.create(model),
+        model_state_dict={_BACKBONE + name: value for name, value in trained.weights.items()},
+        ema_state_dict={"n_averaged": torch.tensor(0), **average},
+        tasks_config=OmegaConf.create([_task(trained, task_name, name) for name in names]),
+    )
+
+
+def _task(trained: Trained, task_name: str, name: str) -> dict[str, Any]:
+    mean, rmsd = trained.normalizers.get(name, (0.0, 1.0))
+    task = {
+        "_target_": "fairchem.core.units.mlip_unit.mlip_unit.Task",
+        "name": f"{task_name}_{name}",
+        "level": "system" if name == "energy" else "atom",
+        "property": name,
+        "datasets": [task_name],
+        "out_spec": {"dim": [1] if name == "energy" else [3], "dtype": "float32"},
+        "normalizer": {"_target_": f"{_NORMALIZATION}.normalizer.Normalizer", "mean": mean, "rmsd": rmsd},
+        "metrics": ["mae"] if name == "energy" else ["mae", "cosine_similarity"],
+        "loss_fn": {
+            "_target_": "fairchem.core.modules.loss.DDPMTLoss",
+            "loss_fn": {
+                "_target_": f"fairchem.core.modules.loss.{'MAELoss' if name == 'energy' else 'L2NormLoss'}"
+            },
+        },
+    }
+    if name == "energy" and trained.references is not None:
+        task["element_references"] = {
+            "_target_": f"{_NORMALIZATION}.element_references.ElementReferences",
+            "element_references": {"_target_": "torch.DoubleTensor", "_args_": [trained.references]},
+        }
+    return task
+
+
+def _weights(backbone: SCNBackbone, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = {name.split(_BACKBONE, 1)[1]: value for name, value in state.items() if _BACKBONE in name}
+    load_weights(backbone, found)
+    return {name: found[name].clone() for name, _ in backbone.named_parameters()}
+
+
+def _plain(config: Any) -> Any:
+    return (
+        OmegaConf.to_container(config, resolve=True)
+        if isinstance(config, DictConfig | ListConfig)
+        else config
+    )

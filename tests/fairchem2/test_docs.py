@@ -1,0 +1,45 @@
+"""The page of fairchem-core 2: its configurations exist and compose, its example runs."""
+
+import re
+import shlex
+
+import pytest
+import torch
+from fairchem.core._cli import get_hydra_config_from_yaml
+
+from ocp_scn.fairchem.v2.checkpoint import build
+from tests.commands.conftest import ROOT
+from tests.fairchem2.test_checkpoint import trained
+
+PAGE = (ROOT / "docs/fairchem2.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    shlex.split(line)
+    for _, text in BLOCKS
+    for line in text.replace("\\\n", " ").splitlines()
+    if line.startswith("fairchem ")
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_command(words):
+    """It names a file of this project, or one that a training writes, and overrides that the file takes."""
+    assert words[1] == "-c"
+    if words[2].endswith("resume.yaml"):
+        assert words[3:] == []
+    else:
+        assert get_hydra_config_from_yaml(str(ROOT / words[2]), words[3:])["runner"]["_target_"]
+
+
+def test_python_block(tmp_path, monkeypatch):
+    """The example in Python runs in a folder with a checkpoint."""
+    (text,) = [text for kind, text in BLOCKS if kind == "py"]
+    torch.save(build(trained(), "oc20"), tmp_path / "inference_ckpt.pt")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, "example", "exec"), {})
+
+
+def test_settings_in_the_text():
+    """Names of settings and files that the text mentions."""
+    for name in re.findall(r"configs/fairchem2/[\w/.-]+\.yaml", PAGE):
+        assert (ROOT / name).is_file(), name

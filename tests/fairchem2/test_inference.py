@@ -1,0 +1,186 @@
+"""fairchem-core 2's predictor and calculator on checkpoints of this model."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import LBFGS
+from fairchem.core import FAIRChemCalculator
+from fairchem.core.units.mlip_unit import InferenceSettings, load_predict_unit
+
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.v2.checkpoint import build
+from ocp_scn.trained import Trained
+from tests.fairchem2.structures import SETTINGS, SMOOTH, batch_of, conservative, crystal, direct, slab, water
+
+NORMALIZERS = {"energy": (-3.0, 2.0), "forces": (0.0, 2.0)}
+
+
+def trained(model, settings, **changes):
+    weights = {name.removeprefix("backbone."): value for name, value in model.state_dict().items()}
+    return Trained({**settings, "otf_graph": True}, weights, weights, NORMALIZERS, **changes)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    smooth = {**SETTINGS, **SMOOTH, "direct_forces": False}
+    torch.save(build(trained(direct(), SETTINGS), "oc20"), folder / "direct.pt")
+    torch.save(build(trained(conservative(), smooth), "oc20"), folder / "conservative.pt")
+    return folder
+
+
+@pytest.fixture(params=["direct", "conservative"])
+def checkpoint(request, checkpoints):
+    return checkpoints / f"{request.param}.pt"
+
+
+def predictor(path, settings="default", **changes):
+    return load_predict_unit(path, inference_settings=settings, device="cpu", **changes)
+
+
+def calculated(path, atoms, settings="default"):
+    copy = atoms.copy()
+    copy.calc = FAIRChemCalculator(predictor(path, settings), task_name="oc20")
+    return copy.get_potential_energy(), copy.get_forces(apply_constraint=False)
+
+
+@pytest.mark.parametrize("settings", ["batch", "high-precision", "traineval", "multigpu"])
+def test_every_inference_setting_gives_the_same_numbers(checkpoint, settings):
+    """Compiling and the rest is switched off, and the graph stays that of the training."""
+    energy, forces = calculated(checkpoint, slab())
+    energy_2, forces_2 = calculated(checkpoint, slab(), settings)
+    assert energy == energy_2
+    assert np.array_equal(forces, forces_2)
+
+
+def test_explicit_compilation_and_outside_graphs_are_switched_off(checkpoint):
+    unit = predictor(checkpoint, InferenceSettings(compile=True, external_graph_gen=True))
+    assert not unit.inference_settings.compile
+    assert not unit.inference_settings.external_graph_gen
+    atoms = slab()
+    atoms.calc = FAIRChemCalculator(unit, task_name="oc20")
+    assert atoms.get_potential_energy() == calculated(checkpoint, slab())[0]
+
+
+def test_compiling_a_model_oneself_changes_nothing(checkpoint):
+    """The network is left out of what torch compiles."""
+    model = predictor(checkpoint).model
+    data = batch_of(slab(), crystal())
+    expected, found = model(data), torch.compile(model)(data)
+    for task, values in expected.items():
+        for name, value in values.items():
+            assert torch.equal(value, found[task][name])
+
+
+def test_batched_predictions_are_those_of_the_calculator(checkpoint):
+    systems = [slab(0), slab(1, "Pd"), crystal(), water(), Atoms("Cu")]
+    out = predictor(checkpoint, "batch").predict(batch_of(*systems))
+    parts = out["forces"].split([len(system) for system in systems])
+    for system, energy, forces in zip(systems, out["energy"], parts, strict=True):
+        expected, expected_forces = calculated(checkpoint, system)
+        assert float(energy) == pytest.approx(expected, abs=1e-5)
+        assert np.abs(forces.numpy() - expected_forces).max() <= 3e-6 * np.abs(expected_forces).max()
+
+
+def test_predictions_are_denormalised(checkpoint):
+    """Energies are e * rmsd + mean, forces f * rmsd."""
+    model = direct() if checkpoint.stem == "direct" else conservative()
+    out = model(batch_of(slab()))
+    energy, forces = calculated(checkpoint, slab())
+    assert energy == pytest.approx(float(out["oc20_energy"]["energy"].detach()) * 2 - 3, abs=1e-5)
+    expected = out["oc20_forces"]["forces"].detach().numpy() * 2
+    assert np.abs(forces - expected).max() < 3e-6 * np.abs(expected).max()
+
+
+def test_single_atoms(checkpoint):
+    """A free atom and one in a periodic cell go through the model, without references for atoms."""
+    for atoms in (Atoms("O"), Atoms("O", cell=[15, 15, 15], pbc=True)):
+        energy, forces = calculated(checkpoint, atoms)
+        assert np.isfinite(energy)
+        assert forces.shape == (1, 3)
+
+
+def test_float64_is_exact_to_the_end(checkpoints):
+    """Forces are derivatives of the energy to more digits than float32 has."""
+    unit = predictor(checkpoints / "conservative.pt", InferenceSettings(base_precision_dtype=torch.float64))
+    atoms = slab()
+    atoms.calc = FAIRChemCalculator(unit, task_name="oc20")
+    force, step, ends = atoms.get_forces(apply_constraint=False)[12, 2], 1e-4, []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[12, 2] += sign * step
+        moved.calc = atoms.calc
+        ends.append(moved.get_potential_energy())
+    assert force == pytest.approx(-(ends[0] - ends[1]) / (2 * step), rel=1e-5)
+
+
+def test_stress_that_was_not_trained_has_no_mean_of_the_energy(checkpoints):
+    """The stress is a derivative of the energy in eV; fairchem would add the energy's mean to it."""
+    settings = InferenceSettings(base_precision_dtype=torch.float64)
+    atoms, step, ends = crystal(), 1e-4, []
+    atoms.calc = FAIRChemCalculator(predictor(checkpoints / "conservative.pt", settings), task_name="oc20")
+    stress = atoms.get_stress(voigt=False)
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.set_cell(atoms.cell @ (np.eye(3) + sign * step * np.diag([1, 0, 0])), scale_atoms=True)
+        moved.calc = atoms.calc
+        ends.append(moved.get_potential_energy())
+    assert stress[0, 0] == pytest.approx((ends[0] - ends[1]) / (2 * step) / atoms.get_volume(), rel=1e-5)
+    wanted = dataclasses.replace(settings, predict_untrained_stress={"oc20"})
+    atoms.calc = FAIRChemCalculator(predictor(checkpoints / "conservative.pt", wanted), task_name="oc20")
+    assert np.array_equal(atoms.get_stress(voigt=False), stress)
+
+
+def test_direct_forces_have_no_stress(checkpoints):
+    with pytest.raises(ValueError, match="Cannot add autograd-based 'stress' task"):
+        predictor(checkpoints / "direct.pt", InferenceSettings(predict_untrained_stress={"oc20"}))
+
+
+def test_a_derivative_normalised_by_itself_is_refused(tmp_path):
+    """Forces that are derivatives have the energy's scale; another one gives wrong forces silently."""
+    smooth = {**SETTINGS, **SMOOTH, "direct_forces": False}
+    wrong = dataclasses.replace(trained(conservative(), smooth), normalizers={"energy": (0.0, 2.0)})
+    torch.save(build(wrong, "oc20"), tmp_path / "wrong.pt")
+    with pytest.raises(InputError, match=r"'oc20_forces' is a derivative .* rmsd 1.0; expected 0 and 2.0"):
+        predictor(tmp_path / "wrong.pt")
+
+
+def test_element_references_are_added(checkpoints, tmp_path):
+    references = np.linspace(0, 5, 119).tolist()
+    torch.save(build(trained(direct(), SETTINGS, references=references), "oc20"), tmp_path / "refs.pt")
+    shift = sum(references[number] for number in slab().numbers)
+    plain, _ = calculated(checkpoints / "direct.pt", slab())
+    assert calculated(tmp_path / "refs.pt", slab())[0] == pytest.approx(plain + shift, abs=1e-5)
+
+
+def test_relaxation(checkpoint):
+    """ASE's L-BFGS lowers the gradient forces, and leaves fixed atoms where they are."""
+    atoms = slab()
+    start = atoms.positions.copy()
+    atoms.calc = FAIRChemCalculator(predictor(checkpoint), task_name="oc20")
+    before = atoms.get_potential_energy()
+    LBFGS(atoms, logfile=None, maxstep=0.02).run(fmax=1e-3, steps=10)
+    assert np.isfinite(atoms.get_potential_energy())
+    assert np.array_equal(atoms.positions[:8], start[:8])
+    assert np.abs(atoms.positions[8:] - start[8:]).max() > 1e-3
+    if checkpoint.stem == "conservative":
+        assert atoms.get_potential_energy() < before
+
+
+def test_dynamics_conserve_the_energy_of_gradient_forces(checkpoints):
+    atoms = crystal()
+    atoms.calc = FAIRChemCalculator(
+        predictor(checkpoints / "conservative.pt", InferenceSettings(base_precision_dtype=torch.float64)),
+        task_name="oc20",
+    )
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    total = []
+    dynamics = VelocityVerlet(atoms, 1.0 * units.fs)
+    dynamics.attach(lambda: total.append(atoms.get_total_energy()))
+    dynamics.run(30)
+    assert np.ptp(total) < 0.02 * atoms.get_kinetic_energy()

@@ -1,0 +1,131 @@
+"""Training, resuming, evaluating and predicting with fairchem's command, as a user runs it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.commands.conftest import ROOT
+from tests.fairchem2.conftest import FEW_STEPS, fairchem, losses
+
+pytestmark = pytest.mark.slow
+CONFIGS = ROOT / "configs/fairchem2"
+
+
+def metrics(done) -> dict[str, float]:
+    """Return the metrics that a run printed last."""
+    text = (done.stdout + done.stderr).rsplit("Finished aggregating metrics", 1)[1]
+    found = re.findall(r"val/oc20\.val,(\w+,\w+): ([-\d.]+)", text)
+    return {name: float(value) for name, value in found}
+
+
+def predict(checkpoint: Path, src: Path, results: Path, *words: object) -> dict[str, np.ndarray]:
+    fairchem(
+        CONFIGS / "predict.yaml",
+        "job.device_type=CPU",
+        f"job.run_dir={results.parent / 'run'}",
+        f"checkpoint={checkpoint}",
+        f"src={src}",
+        f"results={results}",
+        *words,
+    )
+    return dict(np.load(results))
+
+
+def test_a_resumed_training_has_the_losses_of_an_uninterrupted_one(trained):
+    """To the last digit, random rolls of the edge frames included."""
+    run, expected = trained
+    assert sorted(expected) == list(range(8))
+    assert len(set(expected.values())) == 8
+    resumed = losses(fairchem(run / "checkpoints/step_4/resume.yaml"))
+    assert resumed == {step: loss for step, loss in expected.items() if step >= 4}
+
+
+def test_two_ranks(train, tmp_path):
+    done = train(tmp_path, *FEW_STEPS, "job.scheduler.ranks_per_node=2")
+    assert sorted(losses(done)) == list(range(8))
+    assert (tmp_path / "train/checkpoints/final/inference_ckpt.pt").is_file()
+
+
+def test_evaluation_and_predictions_agree_with_the_training(checkpoint, sample, train, tmp_path):
+    """Metrics of a checkpoint are those of the predictions, by one rank or two."""
+    evaluated = metrics(
+        fairchem(
+            CONFIGS / "s2ef/evaluate.yaml",
+            "job.device_type=CPU",
+            f"job.run_dir={tmp_path / 'evaluate'}",
+            f"checkpoint={checkpoint}",
+            f"src={sample / 's2ef/val'}",
+        )
+    )
+    found = predict(checkpoint, sample / "s2ef/val", tmp_path / "one.npz")
+    again = predict(checkpoint, sample / "s2ef/val", tmp_path / "two.npz", "job.scheduler.ranks_per_node=2")
+    truth = labels(sample / "s2ef/val")
+    assert found["ids"].tolist() == sorted(truth)
+    forces = np.split(found["forces"], found["chunk_idx"])
+    assert found["energy"].shape == (len(truth), 1)
+    for name, energy, of_system in zip(found["ids"], found["energy"], forces, strict=True):
+        assert of_system.shape == truth[name][1].shape, (name, energy)
+    energy_mae = np.mean(
+        [abs(e - truth[n][0]) for n, e in zip(found["ids"], found["energy"][:, 0], strict=True)]
+    )
+    forces_mae = np.abs(found["forces"] - np.concatenate([truth[n][1] for n in found["ids"]])).mean()
+    assert energy_mae == pytest.approx(evaluated["oc20_energy,mae"], abs=1e-4)
+    assert forces_mae == pytest.approx(evaluated["oc20_forces,mae"], abs=1e-4)
+    assert again["ids"].tolist() == found["ids"].tolist()
+    assert np.allclose(again["energy"], found["energy"], atol=1e-5)
+    assert np.allclose(again["forces"], found["forces"], atol=1e-5)
+
+
+def labels(folder: Path) -> dict[str, tuple[float, np.ndarray]]:
+    """Return energy and forces on free atoms of each structure by its id."""
+    from ocp_scn.data.aselmdb import read_rows
+
+    found = {}
+    for atoms, data in read_rows(sorted(folder.glob("*.aselmdb"))):
+        free = np.setdiff1d(np.arange(len(atoms)), atoms.constraints[0].index)
+        forces = atoms.get_forces(apply_constraint=False)[free]
+        found[f"{data['sid']}_{data['fid']}"] = (atoms.get_potential_energy(), forces)
+    return found
+
+
+def test_gradient_forces_are_trained(train, tmp_path):
+    words = ("++model.backbone.num_sphere_samples=18", "model.backbone.cutoff=3.5")
+    done = train(tmp_path, *FEW_STEPS, *words, example="example-smooth")
+    assert sorted(losses(done)) == list(range(8))
+    assert (tmp_path / "train/checkpoints/final/inference_ckpt.pt").is_file()
+
+
+def test_relaxed_energies_are_trained_and_predicted(train, sample, tmp_path):
+    """IS2RE: the target is the relaxed energy, not that of the structure."""
+    done = train(tmp_path, *FEW_STEPS, "max_atoms=60", task="is2re")
+    assert len(losses(done)) == 8
+    checkpoint = tmp_path / "train/checkpoints/final/inference_ckpt.pt"
+    found = predict(checkpoint, sample / "is2re/val", tmp_path / "predictions.npz")
+    assert sorted(found) == ["energy", "ids"]
+    assert all("_" not in name for name in found["ids"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ema_decay=null",), "ema_decay is null"),
+        (("max_atoms=12",), "structures have more than max_atoms=12 atoms"),
+        (("+model.backbone.lmx=3",), "unknown model setting 'lmx'; did you mean 'lmax'"),
+    ],
+)
+def test_trainings_that_would_fail_late_are_refused_at_the_start(sample, tmp_path, words, message):
+    done = fairchem(
+        CONFIGS / "s2ef/example.yaml",
+        f"job.run_dir={tmp_path}",
+        f"train_src={sample / 's2ef/train'}",
+        f"val_src={sample / 's2ef/val'}",
+        *words,
+        ok=False,
+    )
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert not list(tmp_path.rglob("inference_ckpt.pt"))
