@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ocp_scn.fairchem.neighbors import Search, find_edges, radius_graph_pbc
+from ocp_scn.fairchem.neighbors import Search, find_edges
+from ocp_scn.fairchem.pairs import radius_graph
 from ocp_scn.gradients import edge_gradients, forces_from_edges, stress_from_edges
 from ocp_scn.graph import Graph, build_graph
 from ocp_scn.model import SCN
@@ -17,7 +18,7 @@ from ocp_scn.sphere import edge_frames, random_rolls
 class BatchSCN(SCN):
     """SCN with the steps from a batch of fairchem to its predictions."""
 
-    search: Search = staticmethod(radius_graph_pbc)
+    search: Search = staticmethod(radius_graph)
 
     def predict(
         self,

@@ -1,6 +1,6 @@
 """Edges of fairchem's batches, and the checks that these need before a network sees them.
 
-Both lines of fairchem have the same search and nearly the same batches, so this serves both.
+Both lines of fairchem have nearly the same batches, so this serves both.
 """
 
 from __future__ import annotations
@@ -15,31 +15,23 @@ from torch import Tensor
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.pairs import MIN_DISTANCE, coinciding_atoms, radius_graph
 from ocp_scn.sphere import default_dtype
 
-try:
-    from fairchem.core.graph.radius_graph_pbc import radius_graph_pbc
-except ImportError:  # fairchem-core 1.10
-    from fairchem.core.common.utils import radius_graph_pbc
-
-# fairchem's graph takes two atoms closer than this for one and leaves their edge out, Å.
-MIN_DISTANCE = 0.01
 Search = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def find_edges(
-    data: Any, config: SCNConfig, search: Search = radius_graph_pbc
-) -> tuple[Tensor, Tensor, Tensor]:
+def find_edges(data: Any, config: SCNConfig, search: Search = radius_graph) -> tuple[Tensor, Tensor, Tensor]:
     """Return the edges of a batch: source (E,), target (E,) and vec (E, 3) in Å.
 
-    Which atoms are neighbours is decided by fairchem's radius graph, which works in float32
-    only; the vectors are computed anew from positions and cell in their own precision, and
-    gradients flow through them.
+    Which atoms are neighbours is decided as fairchem's radius graph does, in float32; the vectors
+    are computed anew from positions and cell in their own precision, and gradients flow through
+    them.
 
     Args:
         data: fairchem's batch.
         config: the model's settings.
-        search: fairchem's radius graph; the one that both lines have if not given.
+        search: a radius graph with the interface of fairchem's.
     """
     if config.otf_graph:
         edge_index, offsets = _radius_graph(data, config, search)
@@ -80,13 +72,13 @@ def check_batch(data: Any, config: SCNConfig) -> None:
 
 
 def _radius_graph(data: Any, config: SCNConfig, search: Search) -> tuple[Tensor, Tensor]:
-    """Return edge_index (2, E) and cell offsets (E, 3) by fairchem's search."""
+    """Return edge_index (2, E) and cell offsets (E, 3) by a search in float32."""
     indices, offsets, first_atom = [], [], 0
     for part in _parts(data, single=config.use_pbc_single):
         part.pbc = torch.tensor([_periodic(part.pbc) if config.use_pbc else [False] * 3])
         pos, images = _wrap(part.pos, part.cell, part.natoms, part.pbc[0])
         part.pos, part.cell = pos.float(), part.cell.float()
-        with default_dtype(torch.float32):  # its search mixes its input with the default
+        with default_dtype(torch.float32):  # fairchem mixes its input with the default
             index, offset, _ = search(
                 part, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
             )
@@ -110,7 +102,7 @@ def _parts(data: Any, *, single: bool) -> Iterator[SimpleNamespace]:
 
 
 def _wrap(pos: Tensor, cell: Tensor, natoms: Tensor, periodic: Tensor) -> tuple[Tensor, Tensor]:
-    """Move atoms into their cells, which fairchem's search takes for granted; return images (A, 3) too.
+    """Move atoms into their cells, which searches take for granted; return images (A, 3) too.
 
     pos = wrapped + images @ cell, with zero images along directions that are not periodic.
     """
@@ -145,20 +137,13 @@ def _periodic(pbc: Tensor | None) -> list[bool]:
 def _coinciding_atoms(data: Any, use_pbc: bool) -> tuple[int, int] | None:
     """Return two atoms (indices in the batch) at one place, periodic images included, if any."""
     first_atom = 0
-    for system, count in enumerate(data.natoms.tolist()):
-        pos = data.pos[first_atom : first_atom + count].detach()
-        difference = pos[:, None] - pos[None]
-        cell = data.cell[system].to(pos)
-        if use_pbc and cell.det().abs() > 0:
-            periodic = data.pbc.reshape(-1, 3)[system] if "pbc" in data else torch.ones(3, dtype=torch.bool)
-            wraps = torch.round(difference @ cell.inverse()) * periodic.to(pos)
-            difference = difference - wraps @ cell
-        distance2 = difference.square().sum(-1)
-        distance2.fill_diagonal_(torch.inf)
-        if count and distance2.min() < MIN_DISTANCE**2:
-            first, second = divmod(int(distance2.argmin()), count)
-            return first_atom + first, first_atom + second
-        first_atom += count
+    for part in _parts(data, single=True):
+        periodic = torch.tensor(_periodic(part.pbc) if use_pbc else [False] * 3)
+        pos, _ = _wrap(part.pos, part.cell, part.natoms, periodic)
+        pair = coinciding_atoms(pos, part.cell[0], periodic)
+        if pair is not None:
+            return first_atom + pair[0], first_atom + pair[1]
+        first_atom += len(pos)
     return None
 
 

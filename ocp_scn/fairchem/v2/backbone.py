@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from fairchem.core.common import gp_utils
-from fairchem.core.graph.radius_graph_pbc import radius_graph_pbc, radius_graph_pbc_v2
+from fairchem.core.graph.radius_graph_pbc import radius_graph_pbc_v2
 from fairchem.core.graph.radius_graph_pbc_nvidia import radius_graph_pbc_nvidia
 from fairchem.core.models.base import BackboneInterface
 from fairchem.core.models.uma.escn_md import GradRegressConfig
@@ -19,11 +19,12 @@ from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
 from ocp_scn.fairchem.neighbors import check_batch
+from ocp_scn.fairchem.pairs import radius_graph
 from ocp_scn.fairchem.v2.tasks import check_tasks, stress_tasks
 from ocp_scn.state_dict import keep_own_names
 
-# 1 is the search of fairchem-core 1.10; the others are faster from some hundred atoms on.
-_SEARCHES = {1: radius_graph_pbc, 2: radius_graph_pbc_v2, 3: radius_graph_pbc_nvidia}
+# 1 chooses the neighbours that fairchem-core 1.10 does.
+_SEARCHES = {1: radius_graph, 2: radius_graph_pbc_v2, 3: radius_graph_pbc_nvidia}
 
 
 class SCNBackbone(BatchSCN, BackboneInterface):
@@ -33,8 +34,8 @@ class SCNBackbone(BatchSCN, BackboneInterface):
     those that the settings ask for exist: fairchem's data-parallel training wants every weight used.
 
     Args:
-        radius_pbc_version: fairchem's radius graph: 1 (that of 1.10), 2 or 3. Between atoms at equal
-            distances beyond ``max_num_neighbors``, each chooses its own.
+        radius_pbc_version: whose radius graph: 1 that of fairchem-core 1.10, 2 or 3 fairchem's newer ones.
+            Between atoms at equal distances beyond ``max_num_neighbors``, each chooses its own.
         settings: those of :class:`ocp_scn.config.SCNConfig`; ``otf_graph`` is True here.
 
     Raises:

@@ -1,0 +1,115 @@
+"""The radius graph is fairchem's, edge by edge, and coinciding atoms are found."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from fairchem.core.common.utils import radius_graph_pbc
+
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.pairs import coinciding_atoms, radius_graph
+
+
+def batch(*structures: Atoms) -> SimpleNamespace:
+    """Return what a search reads of structures with one kind of periodicity, wrapped into their cells."""
+    for atoms in structures:
+        atoms.wrap()
+    return SimpleNamespace(
+        pos=torch.cat([torch.tensor(atoms.positions, dtype=torch.float32) for atoms in structures]),
+        cell=torch.stack([torch.tensor(atoms.cell.array, dtype=torch.float32) for atoms in structures]),
+        natoms=torch.tensor([len(atoms) for atoms in structures]),
+        pbc=torch.tensor(structures[0].pbc)[None],
+    )
+
+
+def rattled(atoms: Atoms, seed: int = 0, stdev: float = 0.3) -> Atoms:
+    """Return a copy with moved atoms."""
+    atoms = atoms.copy()
+    atoms.rattle(stdev, seed=seed)
+    return atoms
+
+
+def periodic_slab(size: tuple[int, int, int]) -> Atoms:
+    """Return a slab that is periodic in all directions, as OC20's are."""
+    return fcc111("Cu", size, vacuum=6.0, periodic=True)
+
+
+def skewed() -> Atoms:
+    """Return six atoms in a flat cell whose vectors are far from perpendicular."""
+    cell = [[4.0, 0.0, 0.0], [3.0, 3.5, 0.0], [-2.5, 2.0, 5.0]]
+    return rattled(Atoms("CuOHCuOH", cell=cell, scaled_positions=[[k / 6, k / 3, 0.1 * k] for k in range(6)]))
+
+
+def set_pbc(atoms: Atoms, pbc: list[bool]) -> Atoms:
+    """Return atoms after setting where they are periodic."""
+    atoms.pbc = pbc
+    return atoms
+
+
+CASES = {
+    "slab": lambda: batch(rattled(periodic_slab((3, 3, 4)))),
+    "ties": lambda: batch(periodic_slab((3, 3, 4))),
+    "one atom and its images": lambda: batch(bulk("Cu")),
+    "long thin cell": lambda: batch(rattled(bulk("Cu", cubic=True).repeat((1, 1, 9)))),
+    "skewed cell": lambda: batch(set_pbc(skewed(), [True] * 3)),
+    "periodic in two directions": lambda: batch(set_pbc(skewed(), [True, True, False])),
+    "periodic in one direction": lambda: batch(set_pbc(skewed(), [False, True, False])),
+    "molecule without a cell": lambda: batch(molecule("CH3CH2OH")),
+    "an atom without neighbours": lambda: batch(molecule("H2O"), Atoms("H"), molecule("CO2")),
+    "three sizes": lambda: batch(*(rattled(periodic_slab((n, n, 3)), seed=n) for n in (1, 4, 2))),
+}
+
+
+@pytest.mark.parametrize("cap", [-1, 5, 40])
+@pytest.mark.parametrize("strictly", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_edges_are_those_of_fairchem_in_its_order(case, cap, strictly):
+    data = CASES[case]()
+    expected = radius_graph_pbc(data, 6.0, cap, enforce_max_neighbors_strictly=strictly)
+    found = radius_graph(data, 6.0, cap, enforce_max_neighbors_strictly=strictly)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("radius", [2.5, 8.0, 12.0])
+def test_edges_are_those_of_fairchem_for_any_radius(radius):
+    data = batch(rattled(periodic_slab((2, 2, 4)), stdev=0.05))
+    for ours, theirs in zip(
+        radius_graph(data, radius, 20), radius_graph_pbc(data, radius, 20, True), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_periodic_cell_without_volume_is_named():
+    data = batch(molecule("H2O"))
+    data.pbc[:] = True
+    with pytest.raises(InputError, match=r"cell .* has no volume"):
+        radius_graph(data, 6.0, 20)
+
+
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 0, 0), (0, -1, 2)])
+def test_coinciding_atoms_are_found_through_the_cell(shift):
+    atoms = rattled(periodic_slab((2, 2, 3)))
+    assert not coincide(atoms)
+    atoms.append("O")
+    atoms.positions[-1] = atoms.positions[5] + [0.004, 0, 0] + shift @ atoms.cell.array
+    assert sorted(coincide(atoms)) == [5, len(atoms) - 1]
+    atoms.pbc = False
+    assert bool(coincide(atoms)) == (shift == (0, 0, 0))
+
+
+def test_an_atom_coincides_with_its_image_in_a_tiny_cell():
+    assert coincide(Atoms("H", cell=[0.005, 3, 3], pbc=True)) == (0, 0)
+
+
+def coincide(atoms: Atoms) -> tuple[int, int] | None:
+    """Return two atoms of one structure that coincide, in double precision."""
+    atoms = atoms.copy()
+    atoms.wrap()
+    return coinciding_atoms(
+        torch.tensor(atoms.positions), torch.tensor(atoms.cell.array), torch.tensor(atoms.pbc)
+    )
