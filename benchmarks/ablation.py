@@ -18,9 +18,11 @@ import numpy as np
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.ablation_figure import plot
 from benchmarks.store import ROOT, read_json, write_json
 
 RESULTS = ROOT / "docs/results/ablation.json"
+FIGURE = ROOT / "docs/images/ablation.png"
 PROTOCOL = ROOT / "configs/s2ef/oc20_sample/ablation.yml"
 METRICS = {
     "energy_mae": "energy MAE [eV]",
@@ -33,6 +35,7 @@ Every finished run is appended to docs/results/ablation.json; a run that is ther
 so the command goes on after an interruption. docs/results.md says how to make the data."""
 
 BASE, PEERS = "base", ("eSCN", "EquiformerV2", "PaiNN", "SchNet")
+PARTS = {1.0: "", 0.5: ", 1/2 of the data", 0.25: ", 1/4 of the data"}
 _MODELS = "fairchem.core.models"
 
 
@@ -105,12 +108,18 @@ def experiments() -> dict[str, Experiment]:
         "1 layer": Experiment({"num_interactions": 1}),
         "3 layers": Experiment({"num_interactions": 3}),
     }
-    for name, part in (("1/2", 0.5), ("1/4", 0.25)):
-        found[f"{BASE}, {name} of the data"] = Experiment(seeds=three, sample=part)
+    for part in (0.5, 0.25):
+        found[sample_name(BASE, part)] = Experiment(seeds=three, sample=part)
     for peer, settings in peers().items():
-        for suffix, part in (("", 1.0), (", 1/2 of the data", 0.5), (", 1/4 of the data", 0.25)):
-            found[peer + suffix] = Experiment(seeds=2 if part == 0.5 else three, sample=part, peer=settings)
+        for part in PARTS:
+            seeds = 2 if part == 0.5 else three
+            found[sample_name(peer, part)] = Experiment(seeds=seeds, sample=part, peer=settings)
     return found
+
+
+def sample_name(model: str, part: float) -> str:
+    """Return the name of the experiment that trains a model on a part of the data."""
+    return model + PARTS[part]
 
 
 def planned() -> Iterator[tuple[str, int]]:
@@ -196,7 +205,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="file that runs are appended to")
     parser.add_argument("--only", metavar="TEXT", help="only experiments whose name contains this")
-    parser.add_argument("--table", action="store_true", help="train nothing, print the table")
+    parser.add_argument(
+        "--table", action="store_true", help="train nothing; print the table and draw the figure"
+    )
+    parser.add_argument("--figure", type=Path, default=FIGURE, help="file to draw")
     return parser
 
 
@@ -216,7 +228,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = train(name, seed, args.data.resolve())
         write_json(args.results, [*read_json(args.results), record])
         print(json.dumps(record, ensure_ascii=False), flush=True)
-    print(results_table(summarise(read_json(args.results))))
+    records = read_json(args.results)
+    print(results_table(summarise(records)))
+    changes = [
+        name for name, experiment in experiments().items() if experiment.sample == 1 and not experiment.peer
+    ]
+    samples = {model: {part: sample_name(model, part) for part in PARTS} for model in (BASE, *PEERS)}
+    plot(args.figure, records, changes, samples)
+    print(f"drew {args.figure}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
@@ -82,6 +83,7 @@ class MessageBlock(nn.Module):
             (A', (lmax + 1)**2, C') sums over the edges to each atom of the group.
         """
         taps = self.active_taps
+        inplace = not torch.is_grad_enabled()  # nobody will need what an activation is taken of
 
         def in_edge_frames(x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
             of_ends = zip(rows, (group.source, group.target), strict=True)
@@ -92,20 +94,21 @@ class MessageBlock(nn.Module):
 
         def gated(e: Tensor, weight: Tensor, bias: Tensor, *first: Tensor) -> tuple[Tensor]:
             rolled = taps.roll(first) if taps else first[0][:, None]  # (E', T, H)
-            return (silu(rolled) * silu(linear(e, weight, bias))[:, None],)
+            gate = silu(linear(e, weight, bias), inplace)[:, None]
+            return (silu(rolled, inplace).mul_(gate) if inplace else silu(rolled) * gate,)
 
         def activated(second: Tensor) -> tuple[Tensor]:
-            return (silu(second),)
+            return (silu(second, inplace),)
 
         def summed(values: Tensor, rows_back: Tensor) -> Tensor:
-            values = silu(values)  # (E', T, S C')
+            values = silu(values, inplace)  # (E', T, S C')
             kept = taps.average(values) if taps else values.view(len(values), self.num_kept, x.shape[-1])
             return sum_at_targets(kept, rows_back, group.target)
 
         def summed_network(second: Tensor, weight: Tensor, bias: Tensor, rows_back: Tensor) -> Tensor:
-            return summed(linear(silu(second), weight, bias), rows_back)
+            return summed(linear(silu(second, inplace), weight, bias), rows_back)
 
-        into = [*range(len(taps.positions) if taps else 1)] * 2  # source and target, order by order
+        into = [*range(len(taps.sizes) if taps else 1)] * 2  # source and target, order by order
         first = linears(
             in_edge_frames,
             self.fc1.weight,

@@ -39,12 +39,35 @@ def linears(
     Returns:
         The sums, (..., out) each.
     """
-    return _Linears.apply(prepare, split, tuple(into), weight, bias, *inputs)
+    function = _Linears.apply if torch.is_grad_enabled() else _sums_of_products
+    return function(prepare, split, tuple(into), weight, bias, *inputs)
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Return function(*inputs), keeping inputs but nothing from inside; like :func:`linears` otherwise."""
-    return _Recomputed.apply(function, *inputs)
+    return _Recomputed.apply(function, *inputs) if torch.is_grad_enabled() else function(*inputs)
+
+
+def _sums_of_products(
+    prepare: Prepare,
+    split: Prepare | None,
+    into: tuple[int, ...],
+    weight: Tensor,
+    bias: Tensor,
+    *inputs: Tensor,
+) -> tuple[Tensor, ...]:
+    prepared = prepare(*inputs)
+    parts = split(weight) if split else _columns(weight, prepared)
+    sums: list[Tensor] = []
+    for u, part, k in zip(prepared, parts, into, strict=True):
+        flat = u.flatten(0, -2)
+        if k < len(sums):
+            total = sums[k].flatten(0, -2)
+            total.addmm_(flat.to(total.dtype), part.mT.to(total.dtype))
+        else:
+            product = flat @ part.mT if k else torch.addmm(bias, flat, part.mT)
+            sums.append(product.view(*u.shape[:-1], product.shape[1]))
+    return tuple(sums)
 
 
 class _Linears(torch.autograd.Function):
@@ -55,17 +78,7 @@ class _Linears(torch.autograd.Function):
         ctx.prepare, ctx.split, ctx.into = prepare, split, into
         ctx.precision = _autocast(tensors[0])
         ctx.save_for_backward(*tensors)
-        weight, bias, *inputs = tensors
-        prepared = prepare(*inputs)
-        parts = split(weight) if split else _columns(weight, prepared)
-        sums: list[Tensor] = []
-        for u, part, k in zip(prepared, parts, into, strict=True):
-            flat = u.flatten(0, -2)
-            if k < len(sums):
-                sums[k].addmm_(flat.to(sums[k].dtype), part.mT.to(sums[k].dtype))
-            else:
-                sums.append(flat @ part.mT if k else torch.addmm(bias, flat, part.mT))
-        return tuple(total.view(*prepared[0].shape[:-1], total.shape[1]) for total in sums)
+        return _sums_of_products(prepare, split, into, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

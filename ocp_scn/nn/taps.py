@@ -15,8 +15,8 @@ class Taps(TableModule):
 
     A roll by phi leaves m = 0 alone and mixes the orders -m, +m = (n, p) into
     (n cos - p sin, n sin + p cos) of m phi. A linear map A of a rolled input is then
-    A_0 u_0 + sum_m cos(m phi) (A_n n + A_p p) + sin(m phi) (A_p n - A_n p): 2 M + 1 products serve any
-    number of taps. Kept coefficients are sorted by order here: 0, then -1, +1, then -2, +2, ...
+    A_0 u_0 + sum_m cos(m phi) A_m (n, p) + sin(m phi) A_m (-p, n): one product with each part A_m serves
+    any number of taps. Kept coefficients are sorted by order here: 0, then -1, +1, then -2, +2, ...
 
     Args:
         lmax: largest degree.
@@ -33,39 +33,33 @@ class Taps(TableModule):
         for m in range(1, mmax + 1):
             waves += [(m * angles).cos(), (m * angles).sin()]
         self.register_table("waves", torch.stack(waves, dim=1))  # (T, 2 M + 1)
-        # For m = 0..M the positions, sorted by degree, of the orders -m and +m (once for m = 0).
-        self.positions = [
-            [[k for k, pair in enumerate(orders) if pair[1] == sign * m] for sign in ((-1, 1) if m else (1,))]
-            for m in range(mmax + 1)
-        ]
-        self.by_order = [k for halves in self.positions for half in halves for k in half]
+        self.by_order = sorted(range(len(orders)), key=lambda k: (abs(orders[k][1]), orders[k][1]))
+        self.sizes = [sum(abs(order) == m for _, order in orders) for m in range(mmax + 1)]
         self.register_table("untap", _roll_back_and_average(orders, angles)[self.by_order])  # (S, T S)
 
     def split_weight(self, weight: Tensor) -> list[Tensor]:
-        """Return the parts of a map (H, 2 S C') for source and target, of the orders 0..M.
-
-        The part of order 0 is (H, S_0 C'); that of m > 0 is (2 H, 2 S_m C') and gives the factors of
-        cos(m phi) and of sin(m phi).
-        """
-        parts = weight.view(len(weight), 2, len(self.by_order), -1)
-        split = []
-        for end in range(2):
-            for halves in self.positions:
-                minus, *plus = (parts[:, end, half] for half in halves)
-                cosine = torch.cat([minus, *plus], dim=1)
-                both = torch.cat([cosine, *(torch.cat([p, -minus], dim=1) for p in plus)])
-                split.append(both.flatten(1))
-        return split
+        """Return the parts A_0 .. A_M of a map (H, 2 S C'), for the source and then for the target."""
+        channels = weight.shape[1] // (2 * len(self.by_order))
+        ends = weight.view(len(weight), 2, len(self.by_order), channels).unbind(1)
+        widths = [size * channels for size in self.sizes]
+        return [part for end in ends for part in end[:, self.by_order].flatten(1).split(widths, dim=1)]
 
     def split_input(self, kept: Tensor) -> list[Tensor]:
-        """Return the orders 0..M of kept coefficients (E, S, C'), as inputs (E, ·) of the parts."""
-        sizes = [sum(map(len, halves)) for halves in self.positions]
-        return [part.flatten(1) for part in kept.split(sizes, dim=1)]
+        """Return what the parts multiply: u_0 (E, 1, ·), then (n, p) and (-p, n) as (E, 2, ·) by order.
+
+        Args:
+            kept: (E, S, C') coefficients sorted by order.
+        """
+        zero, *others = kept.split(self.sizes, dim=1)
+        pairs = []
+        for part in others:
+            n, p = part.chunk(2, dim=1)
+            pairs.append(torch.cat([n, p, -p, n], dim=1).unflatten(1, (2, -1)).flatten(2))
+        return [zero.flatten(1)[:, None], *pairs]
 
     def roll(self, sums: tuple[Tensor, ...]) -> Tensor:
-        """Return the map of each tap's roll (E, T, H) from the parts' results (E, H), (E, 2 H), ..."""
-        first = sums[0]
-        return self.waves @ torch.cat(sums, dim=1).view(len(first), self.waves.shape[1], first.shape[1])
+        """Return the map of each tap's roll (E, T, H) from the parts' results (E, 1, H), (E, 2, H), ..."""
+        return self.waves @ torch.cat(sums, dim=1)
 
     def average(self, values: Tensor) -> Tensor:
         """Roll each tap's coefficients (E, T, S C') back and average the taps: (E, S, C')."""

@@ -1,0 +1,166 @@
+"""Time and memory against atoms, batch size and processes: ``python -m benchmarks.scaling``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairchem.core.common.utils import radius_graph_pbc
+from torch import distributed, multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.models import SCN, VARIANTS, build, train_step
+from benchmarks.speed import Worker
+from benchmarks.store import ROOT, machine, read_json, table, write_json
+from benchmarks.structures import slabs
+
+RESULTS = ROOT / "docs/results/scaling.json"
+EPILOG = """example:
+  python -m benchmarks.scaling --atoms 50 200 2000 --batch-sizes 1 4 --ranks 1 2
+Each measurement has a process of its own. Seconds are medians, memory is what benchmarks.speed calls so.
+Ranks have one thread and a batch each; they exchange gradients through gloo."""
+
+
+def measure(call: str, args: argparse.Namespace, **of_worker: Any) -> dict[str, Any]:
+    """Return the seconds of an inference or training step of our model, and the worker's facts."""
+    worker = Worker(f"ours {args.variant}", call, **of_worker)
+    try:
+        seconds = float(np.median([worker.seconds() for _ in range(args.repeats)]))
+        return {"call": call, **of_worker, **worker.facts, "seconds": seconds}
+    finally:
+        worker.close()
+
+
+def fairchem_graph_seconds(num_atoms: int) -> float:
+    """Return the time that fairchem's search takes for the graph of a slab."""
+    batch = slabs(num_atoms)
+    batch.pbc = batch.pbc.view(1, 3)
+    start = time.perf_counter()
+    radius_graph_pbc(batch, SCN["cutoff"], SCN["max_num_neighbors"], enforce_max_neighbors_strictly=True)
+    return time.perf_counter() - start
+
+
+def by_atoms(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return inference of one slab, for each number of atoms."""
+    records = []
+    for atoms in args.atoms:
+        record = measure("inference", args, atoms=atoms, threads=args.threads)
+        record["fairchem_graph_seconds"] = fairchem_graph_seconds(atoms)
+        records.append(record)
+    return records
+
+
+def by_batch_size(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return inference and training steps of slabs of 38 atoms, for each batch size."""
+    return [
+        measure(call, args, atoms=38, batch_size=size, threads=args.threads)
+        for call in ("inference", "training")
+        for size in args.batch_sizes
+    ]
+
+
+def by_ranks(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return training steps on one slab of 38 atoms a rank, for each number of ranks."""
+    records = []
+    for ranks in args.ranks:
+        with tempfile.TemporaryDirectory() as folder:
+            multiprocessing.spawn(_train_rank, (ranks, folder, args.variant, args.repeats), nprocs=ranks)
+            (seconds,) = read_json(Path(folder) / "seconds.json")
+        records.append({"call": "training", "ranks": ranks, "seconds": seconds})
+    return records
+
+
+def _train_rank(rank: int, ranks: int, folder: str, variant: str, repeats: int) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
+    model, batch = DistributedDataParallel(build(f"ours {variant}")), slabs(38)
+    train_step(model, batch)
+    seconds = []
+    for _ in range(repeats):
+        distributed.barrier()
+        start = time.perf_counter()
+        train_step(model, batch)
+        seconds.append(time.perf_counter() - start)
+    if rank == 0:
+        write_json(Path(folder) / "seconds.json", [float(np.median(seconds))])
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def results_tables(found: dict[str, Any]) -> str:
+    """Return a table for each of the three series."""
+    atoms = [
+        [
+            r["atoms"],
+            r["edges"],
+            r["seconds"],
+            1e3 * r["seconds"] / r["atoms"],
+            r["bytes"] / 2**20,
+            r["graph_seconds"],
+            r["fairchem_graph_seconds"],
+        ]
+        for r in found["atoms"]
+    ]
+    batches = [
+        [r["call"], r["batch_size"], r["seconds"], r["seconds"] / r["batch_size"], r["bytes"] / 2**20]
+        for r in found["batch_size"]
+    ]
+    alone = found["ranks"][0] if found["ranks"] else {}
+    ranks = [
+        [r["ranks"], r["seconds"], r["ranks"] / alone["ranks"] * alone["seconds"] / r["seconds"]]
+        for r in found["ranks"]
+    ]
+    columns = ["atoms", "edges", "seconds", "ms an atom", "MiB", "seconds for the graph", "fairchem's graph"]
+    return "\n".join(
+        [
+            table(columns, atoms),
+            table(["call", "batch size", "seconds", "seconds a system", "MiB"], batches),
+            table(["ranks", "seconds a step", "times the systems a second"], ranks),
+        ]
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    numbers: dict[str, Any] = {"type": int, "nargs": "*", "metavar": "N"}
+    parser.add_argument(
+        "--atoms", **numbers, default=[50, 100, 200, 500, 1000, 2000], help="of a slab, about as many"
+    )
+    parser.add_argument("--batch-sizes", **numbers, default=[1, 2, 4, 8], help="systems of 38 atoms")
+    parser.add_argument("--ranks", **numbers, default=[1, 2], help="processes of a training")
+    parser.add_argument("--variant", choices=list(VARIANTS), default="t1-b1", help="the published model")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="but for ranks (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    args = build_parser().parse_args(argv)
+    found = {"atoms": by_atoms(args), "batch_size": by_batch_size(args), "ranks": by_ranks(args)}
+    print(results_tables(found))
+    write_json(args.results, {**machine(), "variant": args.variant, **found})
+    print(f"wrote {args.results}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
