@@ -32,9 +32,10 @@ MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fair
 EPILOG = """example:
   python -m benchmarks.speed --atoms 38 --threads 2
 Every model has a process of its own for inference and one for training; they take turns, so that a busy
-machine slows all alike. Times are medians with the spread from the first to the third quartile. Memory is
-the peak of the resident set in a first call, less what the loaded model (with its gradients, for a training
-step) holds after a call with three atoms, which loads the libraries."""
+machine slows all alike. A turn is two calls, of which the second counts. Times are medians with the spread
+from the first to the third quartile. Memory is the peak of the resident set in a first call, less what the
+loaded model (with its gradients, for a training step) holds after a call with three atoms, which loads the
+libraries."""
 
 
 class Worker:
@@ -68,7 +69,7 @@ class Worker:
         self.facts = self._answer()
 
     def seconds(self) -> float:
-        """Return the seconds of one call."""
+        """Return the seconds of one call, the second of two."""
         assert self.process.stdin is not None
         self.process.stdin.write("call\n")
         self.process.stdin.flush()
@@ -122,6 +123,7 @@ def work(model_name: str, what: str, args: argparse.Namespace) -> None:
     call(batch)
     print(json.dumps(facts), file=answer, flush=True)
     for _ in sys.stdin:
+        call(batch)  # while it waited for its turn, its memory has left the caches, or was even reclaimed
         start = time.perf_counter()
         call(batch)
         print(json.dumps({"seconds": time.perf_counter() - start}), file=answer, flush=True)

@@ -105,6 +105,9 @@ class SCN(TableModule):
         self.register_table("force_weights", weights[:, None] * samples)  # (N, 3)
         self.register_table("harmonics", spherical_harmonics(samples, config.lmax))  # (N, K)
         translate_state_dict(self)
+        # glibc gives freed memory back to the system, and zeroed pages cost a tenth of a forward pass, until
+        # it has seen a block of up to 32 MiB freed: from then on it keeps such blocks for the next tensors.
+        torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
     def forward(
         self, elements: Tensor, graph: Graph, frames: Tensor, system: Tensor, num_systems: int

@@ -23,9 +23,9 @@ from fairchem.core.modules.evaluator import Evaluator
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.parts import RECORD_FILE, RELAXED_FILE
 
 OPTIMIZER_KEYS = ("maxstep", "memory", "damping", "alpha", "traj_dir")  # of a configuration's relax_opt
-RELAXED_FILE, RECORD_FILE = "relaxed_positions.npz", "relaxations.json"
 
 
 class Relaxed(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from fairchem.core.datasets import LmdbDataset
 
-from ocp_scn.errors import InputError
+from ocp_scn.fairchem.parts import shard_range
 
 NAMES = ("lmdb", "single_point_lmdb", "trajectory_lmdb")  # fairchem's for the one data set
 
@@ -29,13 +29,9 @@ class ShardedLmdbDataset(LmdbDataset):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
-        shard, total = config.get("shard"), config.get("total_shards")
-        if shard is None and total is None:
-            return
-        bounds = shard_bounds(self.num_samples, total)
-        if not isinstance(shard, int) or not 0 <= shard < len(bounds) - 1:
-            raise InputError(f"shard={shard!r} of total_shards={total}; expected 0 to {len(bounds) - 2}")
-        self._keep(bounds[shard], bounds[shard + 1])
+        samples = shard_range(self.num_samples, config.get("shard"), config.get("total_shards"))
+        if len(samples) < self.num_samples:
+            self._keep(samples.start, samples.stop)
 
     def _keep(self, start: int, stop: int) -> None:
         """Leave out all samples but those from ``start`` to ``stop``."""
@@ -50,16 +46,3 @@ class ShardedLmdbDataset(LmdbDataset):
             for keys, first in zip(self._keys, firsts, strict=True)
         ]
         self._keylen_cumulative = np.cumsum([len(keys) for keys in self._keys]).tolist()
-
-
-def shard_bounds(size: int, total: int | None) -> np.ndarray:
-    """Return where shards of ``size`` samples begin and end, (total + 1,); sizes differ by at most one.
-
-    Raises:
-        InputError: unless ``total`` is 1 to ``size``.
-    """
-    if not isinstance(total, int) or not 1 <= total <= size:
-        raise InputError(f"total_shards={total!r} of {size} samples; expected 1 to {size}")
-    small, larger = divmod(size, total)
-    sizes = np.full(total, small) + (np.arange(total) < larger)
-    return np.concatenate([[0], np.cumsum(sizes)])

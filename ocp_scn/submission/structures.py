@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
 import torch
-from fairchem.core.datasets import LmdbDataset
 from tqdm import tqdm
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.relaxations import system_name
-from ocp_scn.fairchem.shards import shard_bounds
+from ocp_scn.fairchem.parts import shard_bounds
 from ocp_scn.submission.archive import SPLITS, block_rows
 from ocp_scn.submission.arrays import some
 
+Row = tuple[str, int | None, np.ndarray]  # sid, fid, and which atoms are fixed (n,)
 _MAX_LOST = 1000  # lost shards that are looked for
 
 
@@ -44,26 +44,54 @@ class Structures:
 
 
 def read_structures(source: Path) -> Structures:
-    """Read a data set in fairchem's LMDB format; ids are those of its predictions.
+    """Read a data set in the format of either line of fairchem; ids are those of its predictions.
 
     Raises:
         InputError: for a data set that cannot be read or that has no ``fixed`` atoms named.
     """
-    try:
-        data_set = LmdbDataset({"src": str(source)})
-    except (lmdb.Error, AssertionError) as error:
-        raise InputError(f"data set {str(source)!r} cannot be read: {error}") from error
     ids: list[str] = []
     natoms: list[int] = []
     fixed: list[np.ndarray] = []
-    for sample in tqdm(data_set, desc=f"reading {source}", unit=" structures", delay=5, mininterval=5):
-        if "fixed" not in sample or "sid" not in sample:
-            raise InputError(f"data set {str(source)!r}: sample {len(ids)} has no 'fixed' or no 'sid'")
-        fid = sample.fid.item() if isinstance(sample.get("fid"), torch.Tensor) else sample.get("fid")
-        ids.append(system_name(sample) if fid is None else f"{system_name(sample)}_{fid}")
-        natoms.append(int(sample.natoms))
-        fixed.append(sample.fixed.numpy() != 0)
+    rows = _ase_rows(source) if any(source.glob("*.aselmdb")) else _lmdb_rows(source)
+    for sid, fid, mask in tqdm(rows, desc=f"reading {source}", unit=" structures", delay=5, mininterval=5):
+        ids.append(sid if fid is None else f"{sid}_{fid}")
+        natoms.append(len(mask))
+        fixed.append(mask)
     return Structures(np.array(ids), np.array(natoms), np.concatenate(fixed))
+
+
+def _lmdb_rows(source: Path) -> Iterator[Row]:
+    """Yield the samples of fairchem-core 1.10's LMDB files."""
+    try:
+        from fairchem.core.datasets import LmdbDataset  # noqa: PLC0415  # fairchem-core 2 has none
+
+        data_set = LmdbDataset({"src": str(source)})
+    except (lmdb.Error, AssertionError, ImportError) as error:
+        raise InputError(f"data set {str(source)!r} cannot be read: {error}") from error
+    for number, sample in enumerate(data_set):
+        if "fixed" not in sample or "sid" not in sample:
+            raise InputError(f"data set {str(source)!r}: sample {number} has no 'fixed' or no 'sid'")
+        sid, fid = _plain(sample.sid), _plain(sample.get("fid"))
+        yield str(sid), fid, sample.fixed.numpy() != 0
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def _ase_rows(source: Path) -> Iterator[Row]:
+    """Yield the rows of ASE databases; what no constraint fixes is free."""
+    try:
+        from ocp_scn.data.aselmdb import read_rows  # noqa: PLC0415  # wants what only fairchem 2 brings
+    except ImportError as error:
+        raise InputError(f"data set {str(source)!r} cannot be read: {error}") from error
+    for number, (atoms, data) in enumerate(read_rows(sorted(source.glob("*.aselmdb")))):
+        if "sid" not in data:
+            raise InputError(f"data set {str(source)!r}: row {number} has no 'sid'")
+        mask = np.zeros(len(atoms), dtype=bool)
+        for constraint in atoms.constraints:
+            mask[constraint.index] = True
+        yield str(data["sid"]), data.get("fid"), mask
 
 
 def find_data_sets(words: Sequence[str]) -> dict[str, Path]:

@@ -49,3 +49,12 @@ def test_scaling_measures_atoms_batches_and_ranks(tmp_path):
     assert [r["ranks"] for r in found["ranks"]] == [2]
     assert all(r["seconds"] > 0 for series in ("atoms", "batch_size", "ranks") for r in found[series])
     assert "ms an atom" in printed
+
+
+@pytest.mark.slow
+def test_startup_measures_both_command_lines(tmp_path):
+    printed, found = run("startup", tmp_path / "startup.json")
+    measured = {(r["task"], r["command"]): r["seconds"] for r in found["records"]}
+    assert {("--help", "ours"), ("--help", "fairchem"), ("first step", "ours")} <= set(measured)
+    assert measured["first step", "ours"] > 0
+    assert "| first step | ours |" in printed

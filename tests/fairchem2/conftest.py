@@ -57,9 +57,11 @@ def losses(done: subprocess.CompletedProcess[str]) -> dict[int, str]:
 
 @pytest.fixture(scope="session")
 def sample(command: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """The folder of a data set of ten systems, made by the command."""
+    """The folder of a data set of ten systems, and one in each split out of domain, made by the command."""
     folder = tmp_path_factory.mktemp("data") / "sample"
-    command("-m", "ocp_scn.data", "sample", folder, "--systems", 10, "--format", "aselmdb")
+    command(
+        "-m", "ocp_scn.data", "sample", folder, "--systems", 10, "--ood-systems", 1, "--format", "aselmdb"
+    )
     return folder
 
 

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 
 from ocp_scn.data.lmdb import write_lmdb
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.shards import shard_bounds
+from ocp_scn.fairchem.parts import shard_bounds
 from ocp_scn.submission.structures import describe_missing, find_data_sets, lost_shards, read_structures
 
 

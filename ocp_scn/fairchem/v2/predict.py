@@ -17,6 +17,7 @@ from fairchem.core.units.mlip_unit import load_predict_unit
 from tqdm import tqdm
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.parts import shard_range
 from ocp_scn.fairchem.v2.data import AseDatabase
 
 Prediction = tuple[str, float, np.ndarray | None]  # id, energy in eV, forces (F, 3) of free atoms in eV/Å
@@ -35,26 +36,37 @@ class PredictRunner(Runner):
         results: the npz file to write.
         task_name: data set of the model's tasks; its only one if None.
         max_atoms: atoms of a batch; a larger system is a batch by itself.
+        shard: which part of the data set to predict, from 0; all if None.
+        total_shards: number of parts.
     """
 
     def __init__(
-        self, checkpoint: str, src: str, results: str, task_name: str | None = None, max_atoms: int = 1000
+        self,
+        checkpoint: str,
+        src: str,
+        results: str,
+        task_name: str | None = None,
+        max_atoms: int = 1000,
+        shard: int | None = None,
+        total_shards: int | None = None,
     ) -> None:
         self.checkpoint, self.src, self.results = checkpoint, src, Path(results)
         self.task_name, self.max_atoms = task_name, max_atoms
+        self.shard, self.total_shards = shard, total_shards
 
     def run(self) -> None:
         """Predict this rank's part; the first rank writes the file.
 
         Raises:
-            InputError: if two systems have one id, or the model has several data sets to choose from.
+            InputError: if two systems have one id, the model has several data sets to choose from, or the
+                shard does not exist.
         """
         device = distutils.get_device_for_local_rank().split(":")[0]
         unit = load_predict_unit(self.checkpoint, inference_settings="batch", device=device)
         task_name = self.task_name or _only(unit.dataset_to_tasks)
         dataset = AseDatabase({"src": self.src})
         rank, ranks = distutils.get_rank(), distutils.get_world_size()
-        mine = list(range(rank, len(dataset), ranks))
+        mine = list(shard_range(len(dataset), self.shard, self.total_shards)[rank::ranks])
         found: list[Prediction] = []
         with tqdm(total=len(mine), position=rank, desc=f"rank {rank}", unit=" systems") as bar:
             for systems in self._batches(dataset, mine):
@@ -63,7 +75,7 @@ class PredictRunner(Runner):
         gathered = distutils.gather_objects(found)
         if distutils.is_master():
             write_predictions(self.results, [prediction for part in gathered for prediction in part])
-            logging.info(f"Wrote predictions of {len(dataset)} systems to {self.results}")
+            logging.info(f"Wrote predictions of {sum(map(len, gathered))} systems to {self.results}")
 
     def _batches(self, dataset: AseDatabase, indices: list[int]) -> Iterator[list[Any]]:
         batch: list[Any] = []
