@@ -154,14 +154,21 @@ class Results:
     def _parts(self) -> Path:
         return self.folder / "relaxed_parts"
 
-    def claim(self, settings: dict[str, Any], *, src: str, weights: str, write: bool) -> None:
+    def claim(self, settings: dict[str, Any], *, data: Mapping[str, Any], weights: str, write: bool) -> None:
         """Check that what is here was relaxed in the same way; ``write`` the record of a new run.
 
+        Args:
+            settings: of :func:`relaxation_settings`.
+            data: ``src`` of the data set, and its ``shard`` and ``total_shards`` if it has any.
+            weights: of :func:`weights_digest`.
+            write: whether this process writes the record.
+
         Raises:
-            InputError: if the settings, the data set or the weights are others.
+            InputError: if the settings, the data set, its shard or the weights are others.
         """
         optimizer = {key: value for key, value in settings["relax_opt"].items() if key != "traj_dir"}
-        record = {**settings, "relax_opt": optimizer, "src": src, "weights": weights}
+        record = {**settings, "relax_opt": optimizer, "src": str(data["src"]), "weights": weights}
+        record |= {key: data.get(key) for key in ("shard", "total_shards")}
         path = self.folder / RECORD_FILE
         if path.is_file():
             before = json.loads(path.read_text())

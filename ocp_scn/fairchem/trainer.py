@@ -50,8 +50,8 @@ class SCNTrainer(ResumableTrainer):
         optimizer = settings["relax_opt"]
         optimizer["traj_dir"] = optimizer.get("traj_dir") or str(results.folder / "trajectories")
         with self._evaluating():
-            src, weights = str(self.config["relax_dataset"]["src"]), weights_digest(self.model)
-            results.claim(settings, src=src, weights=weights, write=distutils.is_master())
+            data, weights = self.config["relax_dataset"], weights_digest(self.model)
+            results.claim(settings, data=data, weights=weights, write=distutils.is_master())
             before = results.read()
             relaxed = self._relax_rest(results, before, settings)
         gathered = distutils.gather_objects(relaxed)

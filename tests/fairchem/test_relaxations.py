@@ -120,13 +120,16 @@ def test_results_are_kept_part_by_part(tmp_path: Path) -> None:
 
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     results, settings = Results(tmp_path), relaxation_settings({"relax_opt": {"traj_dir": "here"}})
-    results.claim(settings, src="data", weights="a", write=True)
+    results.claim(settings, data={"src": "data"}, weights="a", write=True)
     elsewhere = relaxation_settings({"relax_opt": {"traj_dir": "elsewhere"}})
-    results.claim(elsewhere, src="data", weights="a", write=True)  # does not change a result
+    results.claim(elsewhere, data={"src": "data"}, weights="a", write=True)  # does not change a result
     with pytest.raises(InputError, match="with weights='a', not 'b'; choose another --timestamp-id"):
-        results.claim(settings, src="data", weights="b", write=True)
+        results.claim(settings, data={"src": "data"}, weights="b", write=True)
     with pytest.raises(InputError, match="with steps=300, not 10"):
-        results.claim({**settings, "steps": 10}, src="data", weights="a", write=True)
+        results.claim({**settings, "steps": 10}, data={"src": "data"}, weights="a", write=True)
+    shard = {"src": "data", "shard": 0, "total_shards": 2}
+    with pytest.raises(InputError, match="with shard=None, not 0"):
+        results.claim(settings, data=shard, weights="a", write=True)
 
 
 def test_metrics_compare_free_atoms_with_their_nearest_images() -> None:
