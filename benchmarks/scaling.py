@@ -59,33 +59,33 @@ def by_atoms(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def by_batch_size(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return inference and training steps of slabs of 38 atoms, for each batch size."""
+    """Return inference and training steps of slabs of one size, for each batch size."""
     return [
-        measure(call, args, atoms=38, batch_size=size, threads=args.threads)
+        measure(call, args, atoms=args.size, batch_size=size, threads=args.threads)
         for call in ("inference", "training")
         for size in args.batch_sizes
     ]
 
 
 def by_ranks(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return training steps on one slab of 38 atoms a rank, for each number of ranks."""
+    """Return training steps on one slab a rank, for each number of ranks."""
     records = []
     for ranks in args.ranks:
         with tempfile.TemporaryDirectory() as folder:
-            multiprocessing.spawn(_train_rank, (ranks, folder, args.variant, args.repeats), nprocs=ranks)
+            multiprocessing.spawn(_train_rank, (ranks, folder, args), nprocs=ranks)
             (seconds,) = read_json(Path(folder) / "seconds.json")
         records.append({"call": "training", "ranks": ranks, "seconds": seconds})
     return records
 
 
-def _train_rank(rank: int, ranks: int, folder: str, variant: str, repeats: int) -> None:
+def _train_rank(rank: int, ranks: int, folder: str, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
-    model, batch = DistributedDataParallel(build(f"ours {variant}")), slabs(38)
+    model, batch = DistributedDataParallel(build(f"ours {args.variant}")), slabs(args.size)
     train_step(model, batch)
     seconds = []
-    for _ in range(repeats):
+    for _ in range(args.repeats):
         distributed.barrier()
         start = time.perf_counter()
         train_step(model, batch)
@@ -141,8 +141,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--atoms", **numbers, default=[50, 100, 200, 500, 1000, 2000], help="of a slab, about as many"
     )
-    parser.add_argument("--batch-sizes", **numbers, default=[1, 2, 4, 8], help="systems of 38 atoms")
+    parser.add_argument("--batch-sizes", **numbers, default=[1, 2, 4, 8], help="systems at once")
     parser.add_argument("--ranks", **numbers, default=[1, 2], help="processes of a training")
+    parser.add_argument(
+        "--size", type=int, default=38, help="atoms of a system in batches and ranks (default: %(default)s)"
+    )
     parser.add_argument("--variant", choices=list(VARIANTS), default="t1-b1", help="the published model")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="but for ranks (default: %(default)s)"

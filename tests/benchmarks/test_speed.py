@@ -42,7 +42,7 @@ def test_speed_compares_with_fairchem(tmp_path):
 
 @pytest.mark.slow
 def test_scaling_measures_atoms_batches_and_ranks(tmp_path):
-    words = ["--atoms", "6", "--batch-sizes", "1", "--ranks", "2", "--threads", "1"]
+    words = ["--atoms", "6", "--size", "6", "--batch-sizes", "1", "--ranks", "2", "--threads", "1"]
     printed, found = run("scaling", tmp_path / "scaling.json", *words)
     assert [r["atoms"] for r in found["atoms"]] == [6]
     assert [(r["call"], r["batch_size"]) for r in found["batch_size"]] == [("inference", 1), ("training", 1)]
