@@ -14,6 +14,7 @@ from typing import Any
 
 import ase.db
 import ase_db_backends  # noqa: F401  # ASE finds it by itself, but says less where it is missing
+import lmdb
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -81,8 +82,13 @@ class AseLmdbWriter:
 
 
 def read_rows(files: Iterable[Path]) -> Iterator[tuple[Atoms, dict[str, Any]]]:
-    """Yield each row's structure, with its calculator, and its data."""
+    """Yield each row's structure, with its calculator, and its data.
+
+    Raises:
+        lmdb.Error: for a file that is no database.
+    """
     for path in files:
+        lmdb.open(str(path), subdir=False, readonly=True, lock=False).close()  # ASE's own failure is noisy
         database = ase.db.connect(path, readonly=True, use_lock_file=False)
         try:
             for row in database.select():

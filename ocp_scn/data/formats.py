@@ -1,20 +1,23 @@
-"""The two formats of data sets, one for each line of fairchem."""
+"""The two formats of data sets, one for each line of fairchem, where their packages are installed."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import lmdb
 from ase import Atoms
 
 from ocp_scn.errors import InputError
 
 # Modules are loaded when they are needed: each wants packages that only its line of fairchem brings.
+_BACKENDS = "ase-db-backends, which comes with fairchem-core 2"
 _WRITERS = {
     "lmdb": ("ocp_scn.data.lmdb", "LmdbWriter", "fairchem-core 1.10"),
-    "aselmdb": ("ocp_scn.data.aselmdb", "AseLmdbWriter", "ase-db-backends, which comes with fairchem-core 2"),
+    "aselmdb": ("ocp_scn.data.aselmdb", "AseLmdbWriter", _BACKENDS),
 }
 
 
@@ -48,6 +51,21 @@ def writer(kind: str) -> MakeWriter:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         raise InputError(f"--format {kind} needs {needs}: {error}") from error
+
+
+def read_ase_lmdb(files: Iterable[Path]) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+    """Yield the rows of ASE-LMDB files, see :func:`ocp_scn.data.aselmdb.read_rows`.
+
+    Raises:
+        InputError: if this environment has not what it takes, or a file cannot be read.
+    """
+    for path in files:
+        try:
+            yield from import_module("ocp_scn.data.aselmdb").read_rows([path])
+        except ModuleNotFoundError as error:
+            raise InputError(f"reading {str(path)!r} needs {_BACKENDS}: {error}") from error
+        except lmdb.Error as error:
+            raise InputError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def add_format_argument(parser: argparse.ArgumentParser) -> None:

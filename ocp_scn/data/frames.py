@@ -22,6 +22,7 @@ from ase.io.formats import open_with_compression
 from ase.neighborlist import neighbor_list
 
 from ocp_scn.data import pickles
+from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.errors import InputError
 
 _XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
@@ -155,9 +156,7 @@ def _samples(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
     if path.name.endswith(_PICKLED):
         yield from pickles.read_samples(path)
         return
-    from ocp_scn.data.aselmdb import read_rows  # noqa: PLC0415  # wants what only fairchem 2 brings
-
-    for atoms, data in read_rows([path]):
+    for atoms, data in read_ase_lmdb([path]):
         yield atoms, {**data, **({} if atoms.calc is None else atoms.calc.results)}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ocp_scn.errors import InputError
 SUFFIX = ".lmdb"
 # Names of targets before 2023, and what is rebuilt from the structure or not needed.
 _RENAMED = {"y": "energy", "force": "forces"}
-_STRUCTURE = ("pos", "cell", "atomic_numbers", "natoms", "tags", "fixed", "pbc", "sid", "fid")
+_STRUCTURE = {"pos", "cell", "atomic_numbers", "natoms", "tags", "fixed", "pbc"}
 _GRAPH = {"edge_index", "edge_attr", "edge_weight", "edge_distance_vec", "cell_offsets", "distances"}
 _GRAPH |= {"cell_offset_distances", "neighbors", "nedges", "ptr", "batch", "num_nodes"}
 # What damaged or foreign pickles end with.
@@ -39,13 +39,20 @@ class _StandIn:
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
 
-def _load_storage(data: bytes) -> Any:
-    return torch.load(io.BytesIO(data), weights_only=True)
+class _Tensor:
+    """A tensor that is rebuilt when its numbers are asked for, which takes time."""
+
+    def __init__(self, storage: bytes, *layout: Any) -> None:
+        self.storage, self.layout = storage, layout
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        storage = torch.load(io.BytesIO(self.storage), weights_only=True)
+        return torch._utils._rebuild_tensor_v2(storage, *self.layout).numpy()
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch.storage", "_load_from_bytes"): _load_storage,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch.storage", "_load_from_bytes"): bytes,
     ("torch", "Size"): torch.Size,
     ("collections", "OrderedDict"): dict,
     ("numpy", "ndarray"): np.ndarray,
@@ -71,7 +78,25 @@ class _Unpickler(pickle.Unpickler):
 def read_samples(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
     """Yield each sample's structure, and ``sid``, ``fid`` and targets, in order.
 
-    Labels of before 2023 get their names of today (``energy``, ``forces``); edges are left out.
+    Labels of before 2023 get their names of today (``energy``, ``forces``).
+
+    Raises:
+        InputError: for a file that is not such a data set.
+    """
+    for index, sample in enumerate(read_attributes(path)):
+        try:
+            found = _structure(sample), _properties(sample)
+        except _ERRORS as error:
+            raise InputError(f"{path.name}#{index} is no sample of fairchem 1: {error}") from error
+        yield found
+
+
+def read_attributes(path: Path, names: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield what each sample has but its edges, in order: arrays, numbers and texts by their names.
+
+    Args:
+        path: the file.
+        names: what is wanted, all if None; a few take less time.
 
     Raises:
         InputError: for a file that is not such a data set.
@@ -85,7 +110,8 @@ def read_samples(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
             data = transaction.get(str(index).encode("ascii"))
             try:
                 sample = _attributes(_Unpickler(io.BytesIO(data)).load())
-                found = _structure(sample), _properties(sample)
+                wanted = (set(sample) if names is None else set(names)) - _GRAPH
+                found = {name: _plain(value) for name, value in sample.items() if name in wanted}
             except _ERRORS as error:
                 raise InputError(f"{path.name}#{index} is no sample of fairchem 1: {error}") from error
             yield found
@@ -106,35 +132,29 @@ def _attributes(graph: Any) -> dict[str, Any]:
 
 
 def _structure(sample: dict[str, Any]) -> Atoms:
-    atoms = Atoms(
-        numbers=_array(sample["atomic_numbers"]).astype(int),
-        positions=_array(sample["pos"]).astype(np.float64),
-        cell=_array(sample["cell"]).astype(np.float64).reshape(3, 3),
-        pbc=_array(sample.get("pbc", [True, True, True])).astype(bool).reshape(3),
+    # Of one atom they are numbers, no arrays.
+    tags, fixed = (
+        np.reshape(sample[name], -1).astype(kind) if name in sample else None
+        for name, kind in (("tags", int), ("fixed", bool))
     )
-    if "tags" in sample:
-        atoms.set_tags(_array(sample["tags"]).astype(int))
-    if "fixed" in sample and _array(sample["fixed"]).any():
-        atoms.set_constraint(FixAtoms(mask=_array(sample["fixed"]).astype(bool)))
-    return atoms
+    return Atoms(
+        numbers=np.reshape(sample["atomic_numbers"], -1).astype(int),
+        positions=np.asarray(sample["pos"], dtype=np.float64),
+        cell=np.reshape(sample["cell"], (3, 3)).astype(np.float64),
+        pbc=np.reshape(sample.get("pbc", [True, True, True]), 3).astype(bool),
+        tags=tags,
+        constraint=FixAtoms(mask=fixed) if fixed is not None and fixed.any() else None,
+    )
 
 
 def _properties(sample: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in sample.items():
-        if name not in _STRUCTURE and name not in _GRAPH and not name.startswith("_"):
-            found[name] = _plain(value)
-    found |= {name: _plain(sample[name]) for name in ("sid", "fid") if name in sample}
-    return found
+    names = {"sid", "fid"} | {name for name in sample if not name.startswith("_")} - _STRUCTURE
+    return {name: value for name, value in sample.items() if name in names}
 
 
 def _plain(value: Any) -> Any:
     """Return a number or text for what holds only one, an array otherwise."""
     if isinstance(value, str | bool | int | float):
         return value
-    array = _array(value)
+    array = np.asarray(value)
     return array.item() if array.size == 1 else array
-
-
-def _array(value: Any) -> np.ndarray:
-    return value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

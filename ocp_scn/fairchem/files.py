@@ -14,6 +14,7 @@ from typing import Any
 
 from ocp_scn.errors import InputError
 
+RELAXED_FILE = "relaxed_positions.npz"  # in a run's results, of all that was relaxed
 # What the system answers where a user has to make room or choose another folder.
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 

@@ -23,9 +23,10 @@ from fairchem.core.modules.evaluator import Evaluator
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.parts import RECORD_FILE, RELAXED_FILE
+from ocp_scn.fairchem.files import RELAXED_FILE
 
 OPTIMIZER_KEYS = ("maxstep", "memory", "damping", "alpha", "traj_dir")  # of a configuration's relax_opt
+RECORD_FILE = "relaxations.json"
 
 
 class Relaxed(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from fairchem.core.datasets import LmdbDataset
 
-from ocp_scn.fairchem.parts import shard_range
+from ocp_scn.predictions import shard_range
 
 NAMES = ("lmdb", "single_point_lmdb", "trajectory_lmdb")  # fairchem's for the one data set
 
@@ -29,9 +29,11 @@ class ShardedLmdbDataset(LmdbDataset):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
-        samples = shard_range(self.num_samples, config.get("shard"), config.get("total_shards"))
-        if len(samples) < self.num_samples:
-            self._keep(samples.start, samples.stop)
+        shard, total = config.get("shard"), config.get("total_shards")
+        if shard is None and total is None:
+            return
+        kept = shard_range(self.num_samples, shard, total)
+        self._keep(kept.start, kept.stop)
 
     def _keep(self, start: int, stop: int) -> None:
         """Leave out all samples but those from ``start`` to ``stop``."""

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.files import RELAXED_FILE
 from ocp_scn.fairchem.relaxations import (
     RECORD_FILE,
-    RELAXED_FILE,
     Relaxed,
     read_relaxed,
     relaxation_metrics,

@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
             "--against",
             nargs="+",
             metavar="DATASET",
-            help="a folder with the LMDB data sets of the four splits, or SPLIT=PATH of each",
+            help="a folder with the data sets of the four splits, LMDB or ASE-LMDB, or SPLIT=PATH of each",
         )
     return parser
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.parts import RELAXED_FILE
+from ocp_scn.fairchem.files import RELAXED_FILE
 from ocp_scn.submission.archive import TRACKS, Archive, block_rows
 from ocp_scn.submission.arrays import row_counts, shape_faults
 

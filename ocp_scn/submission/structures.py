@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
-import torch
+from ase.constraints import FixAtoms
 from tqdm import tqdm
 
+from ocp_scn.data import pickles
+from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.parts import shard_bounds
+from ocp_scn.predictions import shard_bounds, structure_name
 from ocp_scn.submission.archive import SPLITS, block_rows
 from ocp_scn.submission.arrays import some
 
-Row = tuple[str, int | None, np.ndarray]  # sid, fid, and which atoms are fixed (n,)
+Row = tuple[str, np.ndarray]  # a structure's name, and which of its atoms are fixed (n,)
+
+_ASE_LMDB = ".aselmdb"
 _MAX_LOST = 1000  # lost shards that are looked for
 
 
@@ -44,20 +47,51 @@ class Structures:
 
 
 def read_structures(source: Path) -> Structures:
-    """Read a data set in the format of either line of fairchem; ids are those of its predictions.
+    """Read a data set of either line of fairchem; ids are those of its predictions.
+
+    Args:
+        source: a file, or a folder of files, in fairchem 1's LMDB format or in fairchem 2's ASE-LMDB.
 
     Raises:
-        InputError: for a data set that cannot be read or that has no ``fixed`` atoms named.
+        InputError: for a data set that cannot be read, or one of fairchem 1 without ``fixed`` or ``sid``.
     """
+    files = _find_files(source)
+    rows = _ase_rows(files) if files[0].suffix == _ASE_LMDB else _pickled_rows(files, source)
     ids: list[str] = []
-    natoms: list[int] = []
     fixed: list[np.ndarray] = []
-    rows = _ase_rows(source) if any(source.glob("*.aselmdb")) else _lmdb_rows(source)
-    for sid, fid, mask in tqdm(rows, desc=f"reading {source}", unit=" structures", delay=5, mininterval=5):
-        ids.append(sid if fid is None else f"{sid}_{fid}")
-        natoms.append(len(mask))
+    for name, mask in tqdm(rows, desc=f"reading {source}", unit=" structures", delay=5, mininterval=5):
+        ids.append(name)
         fixed.append(mask)
-    return Structures(np.array(ids), np.array(natoms), np.concatenate(fixed))
+    if not ids:
+        raise InputError(f"data set {str(source)!r} is empty")
+    return Structures(np.array(ids), np.array([len(mask) for mask in fixed]), np.concatenate(fixed))
+
+
+def _find_files(source: Path) -> list[Path]:
+    """Return the files of a data set, in the order in which fairchem reads them."""
+    files = [source] if source.is_file() else sorted(source.glob("*"))
+    for suffix in (pickles.SUFFIX, _ASE_LMDB):
+        found = [path for path in files if path.suffix == suffix]
+        if found:
+            return found
+    raise InputError(f"data set {str(source)!r} cannot be read: no {pickles.SUFFIX} or {_ASE_LMDB} file")
+
+
+def _pickled_rows(files: Sequence[Path], source: Path) -> Iterator[Row]:
+    samples = (sample for path in files for sample in pickles.read_attributes(path, ("sid", "fid", "fixed")))
+    for index, sample in enumerate(samples):
+        if "fixed" not in sample or "sid" not in sample:
+            raise InputError(f"data set {str(source)!r}: sample {index} has no 'fixed' or no 'sid'")
+        yield structure_name(sample["sid"], sample.get("fid")), np.asarray(sample["fixed"]).reshape(-1) != 0
+
+
+def _ase_rows(files: Sequence[Path]) -> Iterator[Row]:
+    for index, (atoms, data) in enumerate(read_ase_lmdb(files)):
+        fixed = np.zeros(len(atoms), dtype=bool)
+        for constraint in atoms.constraints:
+            if isinstance(constraint, FixAtoms):
+                fixed[constraint.index] = True
+        yield structure_name(data.get("sid", index), data.get("fid")), fixed
 
 
 def _lmdb_rows(source: Path) -> Iterator[Row]:

@@ -99,3 +99,11 @@ FEW_STEPS = ("max_epochs=null", "runner.max_steps=8", "evaluate_every_n_steps=4"
 def checkpoint(trained: tuple[Path, dict[int, str]]) -> Path:
     """The inference checkpoint at the end of that training."""
     return trained[0] / "checkpoints/final/inference_ckpt.pt"
+
+
+@pytest.fixture(scope="session")
+def trained_is2re(train: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+    """The inference checkpoint of a training of 8 steps for relaxed energies, and its losses."""
+    run_dir = tmp_path_factory.mktemp("is2re")
+    done = train(run_dir, *FEW_STEPS, "max_atoms=60", task="is2re")
+    return run_dir / "train/checkpoints/final/inference_ckpt.pt", losses(done)

@@ -24,6 +24,7 @@ from ocp_scn.data.aselmdb import AseLmdbWriter, read_rows
 from ocp_scn.data.frames import read_frames
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v2 import AseDatabase
+from ocp_scn.submission.structures import read_structures
 from tests.commands.conftest import ROOT
 from tests.fairchem2.conftest import FAIRCHEM1, needs_fairchem1
 from tests.fairchem2.structures import slab
@@ -198,6 +199,22 @@ def test_graphs_of_the_first_pytorch_geometric_are_read(tmp_path):
     assert np.array_equal(frame.forces, np.ones((len(atoms), 3)))
 
 
+def test_a_pickled_single_atom(tmp_path):
+    """What holds one number becomes a number, and the atom's number, tag and forces stay arrays."""
+    atom = {"pos": np.zeros((1, 3)), "cell": np.eye(3)[None], "atomic_numbers": np.array([8]), "sid": 1}
+    more = {
+        "tags": np.array([2]),
+        "fixed": np.array([1]),
+        "forces": np.ones((1, 3)),
+        "energy": np.array([2.5]),
+    }
+    (frame,) = read_frames([lmdb_of(tmp_path / "data.lmdb", atom | more)])
+    assert (frame.atoms.numbers.tolist(), frame.atoms.get_tags().tolist()) == ([8], [2])
+    assert frame.atoms.constraints[0].index.tolist() == [0]
+    assert (frame.sid, frame.fid, frame.energy) == ("1", None, 2.5)
+    assert np.array_equal(frame.forces, np.ones((1, 3)))
+
+
 @needs_fairchem1
 @pytest.mark.slow
 def test_lmdb_files_of_fairchem_1_keep_everything(tmp_path):
@@ -212,6 +229,9 @@ def test_lmdb_files_of_fairchem_1_keep_everything(tmp_path):
         labels = ["--labels", "needed" if task == "s2ef" else "optional"]
         source = str(tmp_path / task / "train")
         assert main(["convert", source, str(out), "--format", "aselmdb", *labels]) == 0
+        structures, originals = read_structures(out / "train"), read_structures(tmp_path / task / "train")
+        assert structures.ids.tolist() == originals.ids.tolist()
+        assert np.array_equal(structures.fixed, originals.fixed)
         rows = read_rows(sorted((out / "train").glob("*.aselmdb")))
         for (atoms, targets), sample in zip(rows, expected, strict=True):
             found = {

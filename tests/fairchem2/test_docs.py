@@ -1,4 +1,4 @@
-"""The page of fairchem-core 2: its configurations exist and compose, its example runs."""
+"""The pages on fairchem-core 2: their configurations exist and compose, the example runs."""
 
 import re
 import shlex
@@ -11,8 +11,8 @@ from ocp_scn.fairchem.v2.checkpoint import build
 from tests.commands.conftest import ROOT
 from tests.fairchem2.test_checkpoint import trained
 
-PAGE = (ROOT / "docs/fairchem2.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("fairchem2.md", "leaderboard.md"))
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     shlex.split(line)
     for _, text in BLOCKS
@@ -41,5 +41,5 @@ def test_python_block(tmp_path, monkeypatch):
 
 def test_settings_in_the_text():
     """Names of settings and files that the text mentions."""
-    for name in re.findall(r"configs/fairchem2/[\w/.-]+\.yaml", PAGE):
+    for name in re.findall(r"configs/fairchem2/[\w/.-]+\.yaml", TEXT):
         assert (ROOT / name).is_file(), name

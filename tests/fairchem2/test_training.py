@@ -99,16 +99,6 @@ def test_gradient_forces_are_trained(train, tmp_path):
     assert (tmp_path / "train/checkpoints/final/inference_ckpt.pt").is_file()
 
 
-def test_relaxed_energies_are_trained_and_predicted(train, sample, tmp_path):
-    """IS2RE: the target is the relaxed energy, not that of the structure."""
-    done = train(tmp_path, *FEW_STEPS, "max_atoms=60", task="is2re")
-    assert len(losses(done)) == 8
-    checkpoint = tmp_path / "train/checkpoints/final/inference_ckpt.pt"
-    found = predict(checkpoint, sample / "is2re/val", tmp_path / "predictions.npz")
-    assert sorted(found) == ["energy", "ids"]
-    assert all("_" not in name for name in found["ids"])
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

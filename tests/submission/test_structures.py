@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch_geometric.data import Data
 
 from ocp_scn.data.lmdb import write_lmdb
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.parts import shard_bounds
+from ocp_scn.predictions import shard_bounds
 from ocp_scn.submission.structures import describe_missing, find_data_sets, lost_shards, read_structures
 
 
@@ -64,6 +66,15 @@ def test_unreadable_data_sets(tmp_path):
     write_lmdb(tmp_path / "bare", [Data(natoms=1, sid=1)])
     with pytest.raises(InputError, match=r"sample 0 has no 'fixed' or no 'sid'"):
         read_structures(tmp_path / "bare")
+
+
+def test_data_sets_of_fairchem_2_need_its_packages(tmp_path, monkeypatch):
+    """What is missing is named."""
+    (tmp_path / "data.0000.aselmdb").touch()
+    monkeypatch.setitem(sys.modules, "ase_db_backends", None)
+    monkeypatch.delitem(sys.modules, "ocp_scn.data.aselmdb", raising=False)
+    with pytest.raises(InputError, match=r"data.0000.aselmdb' needs ase-db-backends, which comes with"):
+        read_structures(tmp_path)
 
 
 @given(st.data())

@@ -17,8 +17,9 @@ from fairchem.core.units.mlip_unit import load_predict_unit
 from tqdm import tqdm
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.parts import shard_range
+from ocp_scn.fairchem.files import written_whole
 from ocp_scn.fairchem.v2.data import AseDatabase
+from ocp_scn.predictions import shard_range, structure_name
 
 Prediction = tuple[str, float, np.ndarray | None]  # id, energy in eV, forces (F, 3) of free atoms in eV/Å
 
@@ -36,8 +37,8 @@ class PredictRunner(Runner):
         results: the npz file to write.
         task_name: data set of the model's tasks; its only one if None.
         max_atoms: atoms of a batch; a larger system is a batch by itself.
-        shard: which part of the data set to predict, from 0; all if None.
-        total_shards: number of parts.
+        shard: of ``total_shards`` consecutive, equal parts of the data set, the one to predict, from 0.
+        total_shards: the whole data set if None.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class PredictRunner(Runner):
         shard: int | None = None,
         total_shards: int | None = None,
     ) -> None:
+        if not results.endswith(".npz"):
+            raise InputError(f"results={results!r}; expected a name that ends with .npz")
         self.checkpoint, self.src, self.results = checkpoint, src, Path(results)
         self.task_name, self.max_atoms = task_name, max_atoms
         self.shard, self.total_shards = shard, total_shards
@@ -58,15 +61,15 @@ class PredictRunner(Runner):
         """Predict this rank's part; the first rank writes the file.
 
         Raises:
-            InputError: if two systems have one id, the model has several data sets to choose from, or the
-                shard does not exist.
+            InputError: if two systems have one id, or for a ``task_name`` or shard that there is not.
         """
+        dataset = AseDatabase({"src": self.src})
+        self.results.parent.mkdir(parents=True, exist_ok=True)  # fails here rather than in the end
+        rank, ranks = distutils.get_rank(), distutils.get_world_size()
+        mine = shard_range(len(dataset), self.shard, self.total_shards)[rank::ranks]
         device = distutils.get_device_for_local_rank().split(":")[0]
         unit = load_predict_unit(self.checkpoint, inference_settings="batch", device=device)
-        task_name = self.task_name or _only(unit.dataset_to_tasks)
-        dataset = AseDatabase({"src": self.src})
-        rank, ranks = distutils.get_rank(), distutils.get_world_size()
-        mine = list(shard_range(len(dataset), self.shard, self.total_shards)[rank::ranks])
+        task_name = _task_name(self.task_name, unit.dataset_to_tasks)
         found: list[Prediction] = []
         with tqdm(total=len(mine), position=rank, desc=f"rank {rank}", unit=" systems") as bar:
             for systems in self._batches(dataset, mine):
@@ -74,10 +77,11 @@ class PredictRunner(Runner):
                 bar.update(len(systems))
         gathered = distutils.gather_objects(found)
         if distutils.is_master():
-            write_predictions(self.results, [prediction for part in gathered for prediction in part])
-            logging.info(f"Wrote predictions of {sum(map(len, gathered))} systems to {self.results}")
+            predictions = [prediction for part in gathered for prediction in part]
+            write_predictions(self.results, predictions)
+            logging.info(f"Wrote predictions of {len(predictions)} systems to {self.results}")
 
-    def _batches(self, dataset: AseDatabase, indices: list[int]) -> Iterator[list[Any]]:
+    def _batches(self, dataset: AseDatabase, indices: range) -> Iterator[list[Any]]:
         batch: list[Any] = []
         for index in indices:
             atoms = dataset.get_atoms(index)
@@ -98,8 +102,12 @@ class PredictRunner(Runner):
 
 def predict(unit: Any, systems: list[Any], task_name: str) -> list[Prediction]:
     """Return the predictions for a batch of ASE's atoms, whose info has ``sid`` and perhaps ``fid``."""
+    names = [structure_name(atoms.info["sid"], atoms.info.get("fid")) for atoms in systems]
     batch = atomicdata_list_to_batch(
-        [AtomicData.from_ase(atoms, task_name=task_name, sid=system_id(atoms)) for atoms in systems]
+        [
+            AtomicData.from_ase(atoms, task_name=task_name, sid=name)
+            for atoms, name in zip(systems, names, strict=True)
+        ]
     )
     out = unit.predict(batch)
     energies = out["energy"].tolist()
@@ -111,17 +119,15 @@ def predict(unit: Any, systems: list[Any], task_name: str) -> list[Prediction]:
             strict=True,
         )
         forces = [part[fixed == 0].to(torch.float32).numpy() for part, fixed in parts]
-    return list(zip(batch.sid, energies, forces, strict=True))
-
-
-def system_id(atoms: Any) -> str:
-    """Return SID_FID, or SID without a frame number, as fairchem-core 1.10 names predictions."""
-    info = atoms.info
-    return f"{info['sid']}_{info['fid']}" if "fid" in info else str(info["sid"])
+    return list(zip(names, energies, forces, strict=True))
 
 
 def write_predictions(path: Path, predictions: list[Prediction]) -> None:
-    """Write the file, whole or not at all; an :class:`InputError` if an id comes twice."""
+    """Write the file, whole or not at all.
+
+    Raises:
+        InputError: if an id comes twice, or the file cannot be written.
+    """
     predictions = sorted(predictions, key=lambda prediction: prediction[0])
     ids = [name for name, _, _ in predictions]
     twice = next((a for a, b in itertools.pairwise(ids) if a == b), None)
@@ -132,13 +138,14 @@ def write_predictions(path: Path, predictions: list[Prediction]) -> None:
     if forces:
         arrays["forces"] = np.concatenate(forces)
         arrays["chunk_idx"] = np.cumsum([len(f) for f in forces])[:-1]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.part.npz")
-    np.savez_compressed(work, **arrays)
-    work.replace(path)
+    with written_whole(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
-def _only(tasks: Mapping[str, Any]) -> str:
-    if len(tasks) != 1:
-        raise InputError(f"the model has the data sets {', '.join(sorted(tasks))}; choose one as task_name")
-    return next(iter(tasks))
+def _task_name(name: str | None, tasks: Mapping[str, Any]) -> str:
+    """Return the data set whose tasks are predicted: ``name``, or the only one."""
+    if name is None and len(tasks) == 1:
+        return next(iter(tasks))
+    if name is None or name not in tasks:
+        raise InputError(f"task_name={name!r}; expected {' or '.join(sorted(tasks))}, which the model has")
+    return name
