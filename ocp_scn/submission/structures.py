@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase.constraints import FixAtoms
@@ -92,40 +91,6 @@ def _ase_rows(files: Sequence[Path]) -> Iterator[Row]:
             if isinstance(constraint, FixAtoms):
                 fixed[constraint.index] = True
         yield structure_name(data.get("sid", index), data.get("fid")), fixed
-
-
-def _lmdb_rows(source: Path) -> Iterator[Row]:
-    """Yield the samples of fairchem-core 1.10's LMDB files."""
-    try:
-        from fairchem.core.datasets import LmdbDataset  # noqa: PLC0415  # fairchem-core 2 has none
-
-        data_set = LmdbDataset({"src": str(source)})
-    except (lmdb.Error, AssertionError, ImportError) as error:
-        raise InputError(f"data set {str(source)!r} cannot be read: {error}") from error
-    for number, sample in enumerate(data_set):
-        if "fixed" not in sample or "sid" not in sample:
-            raise InputError(f"data set {str(source)!r}: sample {number} has no 'fixed' or no 'sid'")
-        sid, fid = _plain(sample.sid), _plain(sample.get("fid"))
-        yield str(sid), fid, sample.fixed.numpy() != 0
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, torch.Tensor) else value
-
-
-def _ase_rows(source: Path) -> Iterator[Row]:
-    """Yield the rows of ASE databases; what no constraint fixes is free."""
-    try:
-        from ocp_scn.data.aselmdb import read_rows  # noqa: PLC0415  # wants what only fairchem 2 brings
-    except ImportError as error:
-        raise InputError(f"data set {str(source)!r} cannot be read: {error}") from error
-    for number, (atoms, data) in enumerate(read_rows(sorted(source.glob("*.aselmdb")))):
-        if "sid" not in data:
-            raise InputError(f"data set {str(source)!r}: row {number} has no 'sid'")
-        mask = np.zeros(len(atoms), dtype=bool)
-        for constraint in atoms.constraints:
-            mask[constraint.index] = True
-        yield str(data["sid"]), data.get("fid"), mask
 
 
 def find_data_sets(words: Sequence[str]) -> dict[str, Path]:
