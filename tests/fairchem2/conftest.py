@@ -49,10 +49,14 @@ def fairchem(*words: object, ok: bool = True) -> subprocess.CompletedProcess[str
     return done
 
 
-def losses(done: subprocess.CompletedProcess[str]) -> dict[int, str]:
-    """Return the loss of each step, with all digits, that a training printed."""
-    found = re.findall(r"'train/loss': ([\d.e-]+), .*?'train/step': (\d+),", done.stdout + done.stderr)
-    return {int(step): loss for loss, step in found}
+def losses(done: subprocess.CompletedProcess[str]) -> dict[int, list[str]]:
+    """Return the losses of each step, with all digits, that the ranks of a training printed."""
+    found: dict[int, list[str]] = {}
+    for loss, step in re.findall(
+        r"'train/loss': ([\d.e-]+), .*?'train/step': (\d+),", done.stdout + done.stderr
+    ):
+        found[int(step)] = sorted([*found.get(int(step), []), loss])
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +89,7 @@ def train(sample: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def trained(train: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+def trained(train: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, list[str]]]:
     """The folder of a training of 8 steps, with a checkpoint after 4, and its losses."""
     run_dir = tmp_path_factory.mktemp("run")
     done = train(run_dir, *FEW_STEPS)
@@ -96,13 +100,13 @@ FEW_STEPS = ("max_epochs=null", "runner.max_steps=8", "evaluate_every_n_steps=4"
 
 
 @pytest.fixture(scope="session")
-def checkpoint(trained: tuple[Path, dict[int, str]]) -> Path:
+def checkpoint(trained: tuple[Path, dict[int, list[str]]]) -> Path:
     """The inference checkpoint at the end of that training."""
     return trained[0] / "checkpoints/final/inference_ckpt.pt"
 
 
 @pytest.fixture(scope="session")
-def trained_is2re(train: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+def trained_is2re(train: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, list[str]]]:
     """The inference checkpoint of a training of 8 steps for relaxed energies, and its losses."""
     run_dir = tmp_path_factory.mktemp("is2re")
     done = train(run_dir, *FEW_STEPS, "max_atoms=60", task="is2re")

@@ -1,12 +1,14 @@
 """Backbone, heads and container in fairchem-core 2: physics, gradients, errors."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from fairchem.core.common import gp_utils
+from fairchem.core.units.mlip_unit.mlip_unit import _get_optimizer_wd
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from ocp_scn import SCNConfig
@@ -167,10 +169,15 @@ def test_weights_bear_the_names_of_the_modules():
 
 
 def test_weight_decay_spares_biases_and_embeddings():
+    """In the optimiser that fairchem makes."""
     model = direct()
-    spared = set(model.no_weight_decay())
-    for name, weight in model.named_parameters():
-        assert (name in spared) == (weight.ndim == 1 or "embedding" in name)
+    optimizer = _get_optimizer_wd(partial(torch.optim.AdamW, weight_decay=0.1), model)
+    spared, decayed = optimizer.param_groups
+    assert (spared["weight_decay"], decayed["weight_decay"]) == (0, 0.1)
+    expected = {w for name, w in model.named_parameters() if w.ndim == 1 or "embedding" in name}
+    assert 0 < len(expected) < len(list(model.parameters()))
+    assert set(spared["params"]) == expected
+    assert set(decayed["params"]) == set(model.parameters()) - expected
 
 
 def test_graph_parallelism_is_refused(tmp_path):

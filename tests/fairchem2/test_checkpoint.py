@@ -15,10 +15,11 @@ from ase.io import write
 from fairchem.core import FAIRChemCalculator
 from fairchem.core.units.mlip_unit import load_predict_unit
 
+from ocp_scn.checkpoint import main
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v2.checkpoint import build, read
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
-from tests.commands.conftest import ROOT, refused
+from tests.commands.conftest import ROOT
 from tests.fairchem2.conftest import FAIRCHEM1, needs_fairchem1
 from tests.fairchem2.structures import SETTINGS, SMOOTH, batch_of, conservative, crystal, direct, slab
 
@@ -93,31 +94,47 @@ def test_what_does_not_fit_is_named(change, message):
         from_fairchem1({**to_fairchem1(trained()), **change})
 
 
-def convert(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ocp_scn.checkpoint", "convert", *map(str, words)],
+def convert(*words: object) -> int:
+    """Return the exit status of the command, in this process."""
+    return main(["convert", *map(str, words)])
+
+
+def test_the_command_writes_a_file_that_predicts(tmp_path):
+    """As a user runs it."""
+    torch.save(to_fairchem1(trained()), tmp_path / "one.pt")
+    words = ["convert", tmp_path / "one.pt", tmp_path / "two.pt", "--task-name", "mine"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ocp_scn.checkpoint", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_the_command_writes_a_file_that_predicts(tmp_path):
-    """And refuses to replace one, or what is no checkpoint, in one line."""
-    torch.save(to_fairchem1(trained()), tmp_path / "one.pt")
-    done = convert(tmp_path / "one.pt", tmp_path / "two.pt", "--task-name", "mine")
     assert done.returncode == 0, done.stderr
     assert "for fairchem-core 2" in done.stdout
     atoms = slab()
     atoms.calc = FAIRChemCalculator(load_predict_unit(tmp_path / "two.pt", device="cpu"), task_name="mine")
     assert np.isfinite(atoms.get_potential_energy())
-    assert "exists" in refused(convert(tmp_path / "one.pt", tmp_path / "two.pt"))
+
+
+def test_the_command_refuses_in_one_line(tmp_path, capsys):
+    """To replace a file, and what is no checkpoint."""
+    torch.save(to_fairchem1(trained()), tmp_path / "one.pt")
     (tmp_path / "text.pt").write_text("not a checkpoint")
-    assert "is no checkpoint" in refused(convert(tmp_path / "text.pt", tmp_path / "three.pt"))
     torch.save({"weights": 1}, tmp_path / "other.pt")
-    assert "neither a checkpoint" in refused(convert(tmp_path / "other.pt", tmp_path / "three.pt"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pt", "other.pt", "text.pt", "two.pt"]
+    messages = {
+        ("one.pt", "text.pt"): "exists",
+        ("text.pt", "three.pt"): "is no checkpoint",
+        ("other.pt", "three.pt"): "neither a checkpoint",
+        ("none.pt", "three.pt"): "is no file",
+    }
+    for (source, target), message in messages.items():
+        assert convert(tmp_path / source, tmp_path / target) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pt", "other.pt", "text.pt"]
 
 
 def in_fairchem1(folder: Path, *words: object) -> dict[str, np.ndarray]:
@@ -138,22 +155,23 @@ def predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @needs_fairchem1
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["direct", "conservative"])
+@pytest.mark.parametrize("kind", ["published", "conservative"])
 def test_both_lines_predict_the_same(tmp_path, kind):
-    """A model made and saved by fairchem 1's trainer, there, here, and there again."""
-    settings = SETTINGS if kind == "direct" else {**SETTINGS, **SMOOTH, "direct_forces": False}
+    """A model of fairchem 1, there, here, and there again; its own SCN in the form of published ones."""
+    changes = {"lmax": 4} if kind == "published" else {**SMOOTH, "direct_forces": False}
+    settings = {**SETTINGS, **changes}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     write(tmp_path / "systems.traj", SYSTEMS)
     first = in_fairchem1(tmp_path, "save", "one.pt")
     assert np.abs(first["forces"]).max() > 0.1
 
-    assert convert(tmp_path / "one.pt", tmp_path / "two.pt").returncode == 0
+    assert convert(tmp_path / "one.pt", tmp_path / "two.pt") == 0
     energy, forces = predictions(tmp_path / "two.pt")
     # The same bits where this was written; the two releases of torch need not round alike elsewhere.
     assert np.abs(energy - first["energy"]).max() <= 1e-6 * np.abs(first["energy"]).max()
     assert np.abs(forces - first["forces"]).max() <= 1e-6 * np.abs(first["forces"]).max()
 
-    assert convert(tmp_path / "two.pt", tmp_path / "back.pt").returncode == 0
+    assert convert(tmp_path / "two.pt", tmp_path / "back.pt") == 0
     back = in_fairchem1(tmp_path, "load", "back.pt")
     assert np.array_equal(back["energy"], first["energy"])
     assert np.array_equal(back["forces"], first["forces"])

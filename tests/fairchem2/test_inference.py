@@ -11,6 +11,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import LBFGS
 from fairchem.core import FAIRChemCalculator
 from fairchem.core.units.mlip_unit import InferenceSettings, load_predict_unit
+from fairchem.core.units.mlip_unit.api.inference import NAME_TO_INFERENCE_SETTING
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v2.checkpoint import build
@@ -49,7 +50,7 @@ def calculated(path, atoms, settings="default"):
     return copy.get_potential_energy(), copy.get_forces(apply_constraint=False)
 
 
-@pytest.mark.parametrize("settings", ["batch", "high-precision", "traineval", "multigpu"])
+@pytest.mark.parametrize("settings", sorted(set(NAME_TO_INFERENCE_SETTING) - {"default"}))
 def test_every_inference_setting_gives_the_same_numbers(checkpoint, settings):
     """Compiling and the rest is switched off, and the graph stays that of the training."""
     energy, forces = calculated(checkpoint, slab())

@@ -62,7 +62,7 @@ def words_of(checkpoint: Path, src: Path, results: Path, *words: object) -> list
 def results(
     sources: Sources,
     checkpoint: Path,
-    trained_is2re: tuple[Path, dict[int, str]],
+    trained_is2re: tuple[Path, dict[int, list[str]]],
     command: Run,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:

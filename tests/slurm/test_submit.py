@@ -96,7 +96,9 @@ def test_preempted_job_has_the_curve_of_an_uninterrupted_one(
     cluster.wait(number)
     for tag in ("train/loss", "train/lr", "val/loss"):
         assert logged(tmp_path, tag) == logged(whole, tag)
-    assert "Traceback" not in output(tmp_path, number, 0, "err") + output(tmp_path, number, 1, "err")
+    said = output(tmp_path, number, 0, "err") + output(tmp_path, number, 1, "err")
+    # While a process ends, a data loader of torch may take its workers for another's; Python ignores that.
+    assert said.count("Traceback") == said.count("Exception ignored in")
 
 
 def test_two_nodes(cluster: Cluster, submit: Submit, whole: Path, tmp_path: Path) -> None:
