@@ -22,9 +22,9 @@ from torch_geometric.data import Batch
 
 from benchmarks.store import ROOT, machine, read_json, table, write_json
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
-from ocp_scn.data.lmdb import to_graph
 from ocp_scn.data.sample import build_initial, combinations, intact
 from ocp_scn.fairchem.checks import check_data_set, check_weights
+from ocp_scn.fairchem.lmdb import to_graph
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.graph import build_graph
 

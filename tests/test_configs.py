@@ -16,9 +16,9 @@ from fairchem.core.common.utils import load_config, update_config
 from fairchem.core.modules.scheduler import LRScheduler
 
 from ocp_scn import SphericalChannelNetwork
-from ocp_scn.data.lmdb import to_graph, write_lmdb
 from ocp_scn.fairchem.checks import check_model, check_relaxation, check_run
 from ocp_scn.fairchem.launcher import main
+from ocp_scn.fairchem.lmdb import to_graph, write_lmdb
 from ocp_scn.fairchem.registration import NAMES
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ocp_scn.data import pickles
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import Writer, add_format_argument, writer
-from ocp_scn.data.frames import Frame, find_fault, find_files, read_frames
+from ocp_scn.data.frames import ENERGY_TARGETS, Frame, find_fault, find_files, read_frames
 from ocp_scn.data.references import LinearReferences, ReferenceFit
 from ocp_scn.data.splits import TRAIN, Rule, parse_rules, split_of
 from ocp_scn.errors import InputError
@@ -38,9 +38,20 @@ class Report:
     too_large: int = 0  # frames left out for their number of atoms
     bad: Counter[str] = field(default_factory=Counter)  # left out, by fault
     bad_frames: list[str] = field(default_factory=list)  # "origin (system, frame): fault"
+    targets: dict[str, Counter[str]] = field(default_factory=dict)  # frames that have each, by split
     energy: list[float] = field(default_factory=list)  # training energies as written, eV
     forces_sum2: float = 0.0  # sum of squared force components on free training atoms, (eV/Å)²
     forces_count: int = 0
+
+    def check_targets(self) -> None:
+        """Refuse a split in which only some frames have a target: fairchem cannot make batches of it."""
+        for split, targets in self.targets.items():
+            for name, count in targets.items():
+                if count < self.frames[split]:
+                    raise InputError(
+                        f"split {split!r} has {name!r} for {count} of its {self.frames[split]} frames only; "
+                        f"--leave-out {name} keeps it for none"
+                    )
 
     def summary(self) -> dict[str, Any]:
         """Return what ``conversion.json`` keeps."""
@@ -111,6 +122,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "needed)",
     )
     parser.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="drop a target such as stress or y_relaxed; may be repeated",
+    )
+    parser.add_argument(
         "--no-pickles", action="store_true", help="refuse LMDB files of fairchem-core 1, which are pickles"
     )
     add_format_argument(parser)
@@ -151,14 +169,17 @@ def convert(args: argparse.Namespace) -> Report:
         report = Report()
         with ExitStack() as stack:
             writers = {name: stack.enter_context(make(folder / name)) for name in [TRAIN, *rules]}
-            for frame, split in _good_frames(args, files, rules, report, references):
-                _write(frame, writers[split], references)
+            for read, split in _good_frames(args, files, rules, report, references):
+                frame = read if references is None else _referred(read, references)
+                _write(frame, writers[split])
                 report.frames[split] += 1
+                report.targets.setdefault(split, Counter()).update(frame.targets.keys())
                 if split == TRAIN:
-                    _count(frame, report, references)
+                    _count(frame, report)
             empty = [name for name in [TRAIN, *rules] if not report.frames[name]]
             if empty:
                 raise InputError(f"split {empty[0]!r} got no frame of {str(args.source)!r}")
+            report.check_targets()
         if references is not None:
             references.save(folder / "references.npz")
         (folder / "conversion.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
@@ -174,6 +195,8 @@ def _good_frames(
 ) -> Iterator[tuple[Frame, str]]:
     """Yield the frames to use, each with its split; count the others in ``report``."""
     for frame in tqdm(read_frames(files), unit=" frames", desc="reading"):
+        for name in args.leave_out:
+            frame.targets.pop(name, None)
         if args.max_atoms is not None and len(frame.atoms) > args.max_atoms:
             report.too_large += 1
             continue
@@ -226,28 +249,25 @@ def _mind_pickles(files: list[Path], *, refuse: bool) -> None:
         )
 
 
-def _energy(frame: Frame, references: LinearReferences | None) -> float | None:
-    if frame.energy is None or references is None:
-        return frame.energy
-    return frame.energy - references.energy(frame.atoms.numbers)
+def _referred(frame: Frame, references: LinearReferences) -> Frame:
+    """Return the frame with all its energies counted from the references."""
+    shift = references.energy(frame.atoms.numbers)
+    energies = {name: frame.targets[name] - shift for name in ENERGY_TARGETS if name in frame.targets}
+    energy = None if frame.energy is None else frame.energy - shift
+    return replace(frame, energy=energy, targets={**frame.targets, **energies})
 
 
-def _write(frame: Frame, writer: Writer, references: LinearReferences | None) -> None:
-    labels = {
-        "energy": _energy(frame, references),
-        "forces": frame.forces,
-        "sid": frame.sid,
-        "fid": frame.fid,
-    }
+def _write(frame: Frame, writer: Writer) -> None:
+    labels = {"energy": frame.energy, "forces": frame.forces, "sid": frame.sid, "fid": frame.fid}
     known = {name: value for name, value in labels.items() if value is not None}
     writer.write(frame.atoms, **known, **frame.targets)
 
 
-def _count(frame: Frame, report: Report, references: LinearReferences | None) -> None:
-    energy = _energy(frame, references)
-    if energy is None or frame.forces is None:
+def _count(frame: Frame, report: Report) -> None:
+    """Add a training frame's labels to what the normalizer is made of."""
+    if frame.energy is None or frame.forces is None:
         return
-    report.energy.append(energy)
+    report.energy.append(frame.energy)
     free = np.ones(len(frame.atoms), dtype=bool)
     for constraint in frame.atoms.constraints:
         free[constraint.index] = False

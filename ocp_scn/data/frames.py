@@ -31,6 +31,9 @@ _DATABASE = (".db",)
 _PICKLED = (pickles.SUFFIX,)
 _ASE_LMDB = (".aselmdb",)
 READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
+# Targets beside energy and forces, in a frame's info, its per-atom columns or a database row.
+ENERGY_TARGETS = ("y_init", "y_relaxed", "energy_relaxed")
+_TARGETS = (*ENERGY_TARGETS, "pos_relaxed", "stress")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Frame:
         energy: eV, the reference column of an OC20 pair subtracted; None if not calculated.
         forces: (n, 3) eV/Å without constraints; None if not calculated.
         origin: file and position in it, for messages.
-        targets: what else the source says of it, such as ``y_relaxed`` and ``pos_relaxed``.
+        targets: what else the source says of it, such as ``stress`` (eV/Å³), ``y_relaxed`` and
+            ``pos_relaxed``.
     """
 
     atoms: Atoms
@@ -100,6 +104,7 @@ def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
                 energy=None if energy is None else float(energy) - reference,
                 forces=_calculated(atoms, "forces"),
                 origin=origin,
+                targets=_targets(atoms, keys, origin),
             )
 
 
@@ -123,6 +128,7 @@ def find_fault(
         "positions": atoms.positions,
         "cell": atoms.cell.array,
     }
+    arrays |= {name: frame.targets[name] for name in _TARGETS if name in frame.targets}
     for name, values in arrays.items():
         if values is None:
             if labels:
@@ -221,9 +227,27 @@ def _calculated(atoms: Atoms, name: str) -> Any:
     try:
         if name == "energy":
             return atoms.get_potential_energy(apply_constraint=False)
+        if name == "stress":
+            return np.asarray(atoms.get_stress(apply_constraint=False), dtype=np.float64)
         return np.asarray(atoms.get_forces(apply_constraint=False), dtype=np.float64)
     except (PropertyNotImplementedError, RuntimeError):
         return None
+
+
+def _targets(atoms: Atoms, keys: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Return the targets beside energy and forces: numbers, ``pos_relaxed`` (n, 3), ``stress`` (6,)."""
+    known = {**atoms.arrays, **keys, "stress": _calculated(atoms, "stress")}
+    found = {name: known[name] for name in _TARGETS if known.get(name) is not None}
+    shapes = {"pos_relaxed": (len(atoms), 3), "stress": (6,)}
+    for name, value in found.items():
+        try:
+            array = np.asarray(value, dtype=np.float64).reshape(shapes.get(name, ()))
+        except ValueError:
+            raise InputError(
+                f"{origin} has {name}={value!r}, not numbers of the shape {shapes.get(name, ())}"
+            ) from None
+        found[name] = array if name in shapes else array.item()
+    return found
 
 
 def _with_fixed_atoms(atoms: Atoms) -> Atoms:

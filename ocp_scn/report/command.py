@@ -14,6 +14,7 @@ import torch
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import RELAXED_FILE
+from ocp_scn.fairchem.lmdb import open_data_set
 from ocp_scn.fairchem.relaxations import (
     RECORD_FILE,
     Relaxed,
@@ -29,7 +30,6 @@ from ocp_scn.report.predictions import (
     data_sets,
     matching,
     metrics,
-    open_data_set,
     reorder,
 )
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairchem.core.datasets import LmdbDataset
-from fairchem.core.modules.evaluator import Evaluator
 
-from ocp_scn.errors import InputError
+from ocp_scn.fairchem.lmdb import open_data_set
+from ocp_scn.fairchem.metrics import evaluate
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,6 @@ def data_set_name(source: str) -> str:
     """Return the name of a data set's folder."""
     path = Path(source)
     return path.parent.name if path.suffix == ".lmdb" else path.name
-
-
-def open_data_set(source: str) -> LmdbDataset:
-    """Open a data set; an :class:`InputError` if it does not exist."""
-    if not Path(source).exists():
-        raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
-    return LmdbDataset({"src": source})
 
 
 def _read_targets(source: str, energy_key: str) -> Targets:
@@ -98,5 +90,4 @@ def metrics(energy: torch.Tensor, forces: torch.Tensor | None, targets: Targets)
     if forces is not None and targets.forces is not None:
         names |= {"forces": ["mae", "cosine_similarity"], "misc": ["energy_forces_within_threshold"]}
         prediction["forces"], truth["forces"] = forces, targets.forces
-    result = Evaluator(eval_metrics=names).eval(prediction, truth)
-    return {name: float(value["metric"]) for name, value in result.items()}
+    return evaluate(names, prediction, truth)

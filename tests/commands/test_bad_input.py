@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from ocp_scn.data.lmdb import write_lmdb
+from ocp_scn.fairchem.lmdb import write_lmdb
 from tests.commands.conftest import Command, refused
 
 pytestmark = pytest.mark.slow

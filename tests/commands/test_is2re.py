@@ -15,7 +15,7 @@ from ase.geometry import find_mic
 from fairchem.core.datasets import LmdbDataset
 from torch_geometric.data import Data
 
-from ocp_scn.data.lmdb import write_lmdb
+from ocp_scn.fairchem.lmdb import write_lmdb
 from tests.commands.conftest import ENVIRONMENT, ROOT, Command, refused
 
 pytestmark = pytest.mark.slow

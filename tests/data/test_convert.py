@@ -19,8 +19,8 @@ from fairchem.core.datasets import LmdbDataset
 
 from ocp_scn.data import convert
 from ocp_scn.data.__main__ import main
-from ocp_scn.data.lmdb import LmdbWriter
 from ocp_scn.data.references import LinearReferences, ReferenceFit
+from ocp_scn.fairchem.lmdb import LmdbWriter
 
 
 def frames(systems: int = 4, each: int = 5) -> list[Atoms]:
@@ -80,6 +80,79 @@ def test_every_format_keeps_energies_forces_tags_and_fixed_atoms(tmp_path: Path,
     check_same(samples, originals)
     if not name.endswith(".traj"):
         assert [(s.sid, s.fid) for s in samples] == [(a.info["sid"], a.info["fid"]) for a in originals]
+
+
+def with_targets(folder: Path, kind: str, originals: list[Atoms]) -> Path:
+    """Write frames that have a stress, a relaxed energy and relaxed positions too."""
+    rng = np.random.default_rng(1)
+    for atoms in originals:
+        results = {**atoms.calc.results, "stress": rng.normal(size=6)}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info["y_relaxed"] = float(rng.normal())
+        relaxed = atoms.positions + 0.1
+        if kind == "extxyz":
+            atoms.set_array("pos_relaxed", relaxed)
+        else:
+            atoms.info["pos_relaxed"] = relaxed
+    path = folder / f"frames.{kind}"
+    if kind != "db":
+        write(path, originals)
+        return path
+    with ase.db.connect(path) as database:
+        for atoms in originals:
+            database.write(atoms, data=atoms.info)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["extxyz", "traj", "db"])
+def test_every_format_keeps_stress_and_relaxed_structures(tmp_path: Path, kind: str) -> None:
+    originals = frames()
+    source = with_targets(tmp_path, kind, originals)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    samples = read(tmp_path / "out/train")
+    assert len(samples) == len(originals)
+    for sample, atoms in zip(samples, originals, strict=True):
+        assert sample.y_relaxed == pytest.approx(atoms.info["y_relaxed"], abs=1e-6)
+        assert np.allclose(sample.pos_relaxed - sample.pos, 0.1, atol=1e-5)
+        assert sample.stress.shape == (1, 3, 3)
+        assert np.allclose(sample.stress[0], atoms.get_stress(voigt=False), atol=1e-6)
+
+
+def test_references_are_subtracted_from_every_energy(tmp_path: Path) -> None:
+    source = with_targets(tmp_path, "extxyz", frames(systems=12))
+    assert main(["convert", str(source), str(tmp_path / "plain")]) == 0
+    assert main(["convert", str(source), str(tmp_path / "fitted"), "--references", "fit"]) == 0
+    for plain, fitted in zip(*(read(tmp_path / name / "train") for name in ("plain", "fitted")), strict=True):
+        assert abs(plain.energy - fitted.energy) > 1e-3
+        assert plain.y_relaxed - fitted.y_relaxed == pytest.approx(plain.energy - fitted.energy, abs=1e-6)
+
+
+def test_a_target_of_some_frames_only_is_refused_or_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """fairchem would end in the middle of a training, when it makes a batch of both kinds."""
+    with_targets(tmp_path, "extxyz", frames(systems=1))
+    write(tmp_path / "more.extxyz", frames(systems=2))
+    arguments = ["convert", str(tmp_path), str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "split 'train' has 'y_relaxed' for 5 of its 15 frames only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    names = ("y_relaxed", "pos_relaxed", "stress")
+    assert main([*arguments, *(word for name in names for word in ("--leave-out", name))]) == 0
+    samples = read(tmp_path / "out/train")
+    assert len(samples) == 15
+    assert not any(name in sample for name in names for sample in samples)
+
+
+@pytest.mark.parametrize(("name", "value"), [("y_relaxed", "low"), ("pos_relaxed", [[0.0, 0.0, 0.0]])])
+def test_a_target_that_is_no_number_or_of_a_wrong_shape_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: object
+) -> None:
+    (atoms,) = frames(systems=1, each=1)
+    with ase.db.connect(tmp_path / "frames.db") as database:
+        database.write(atoms, data={name: value})
+    assert main(["convert", str(tmp_path / "frames.db"), str(tmp_path / "out")]) == 2
+    assert f"frames.db#0 has {name}={value!r}, not numbers of the shape" in capsys.readouterr().err
 
 
 def test_oc20_pairs_subtract_the_reference_column(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from ase.constraints import FixAtoms
 from fairchem.core.datasets import data_list_collater
 from torch_geometric.data import Data
 
-from ocp_scn.data.lmdb import to_graph
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.lmdb import to_graph
 from ocp_scn.fairchem.relaxations import (
     Relaxed,
     Results,

@@ -11,8 +11,8 @@ from fairchem.core.datasets import create_dataset
 from torch_geometric.data import Data
 
 import ocp_scn  # noqa: F401  # registers the data set
-from ocp_scn.data.lmdb import LmdbWriter, write_lmdb
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.lmdb import LmdbWriter, write_lmdb
 from ocp_scn.predictions import shard_bounds
 
 SIZES = (4, 0, 7, 1)  # samples of each file

@@ -38,9 +38,21 @@ def frames(systems: int = 3, each: int = 2) -> list[Atoms]:
             atoms = slab(10 * system + fid)
             rng = np.random.default_rng([system, fid])
             forces = rng.normal(size=(len(atoms), 3))
-            atoms.calc = SinglePointCalculator(atoms, energy=float(rng.normal()), forces=forces)
-            atoms.info = {"sid": f"sys{system}", "fid": fid}
+            stress = rng.normal(size=6)
+            atoms.calc = SinglePointCalculator(
+                atoms, energy=float(rng.normal()), forces=forces, stress=stress
+            )
+            atoms.info = {"sid": f"sys{system}", "fid": fid, "y_relaxed": float(rng.normal())}
+            atoms.info["pos_relaxed"] = atoms.positions + 0.1
             found.append(atoms)
+    return found
+
+
+def with_columns(atoms: Atoms) -> Atoms:
+    """Return the frame with its relaxed positions as a per-atom column, as extxyz wants them."""
+    found = atoms.copy()
+    found.calc = atoms.calc
+    found.set_array("pos_relaxed", found.info.pop("pos_relaxed"))
     return found
 
 
@@ -52,12 +64,13 @@ def write_source(folder: Path, kind: str, originals: list[Atoms]) -> Path:
         return folder / "frames.db"
     if kind == "oc20":
         text = io.StringIO()
-        write(text, originals, format="extxyz")
+        write(text, [with_columns(atoms) for atoms in originals], format="extxyz")
         (folder / "0.extxyz.xz").write_bytes(lzma.compress(text.getvalue().encode()))
         lines = [f"{atoms.info['sid']},frame{atoms.info['fid']},10.5" for atoms in originals]
         (folder / "0.txt").write_text("\n".join(lines))
         return folder
-    write(folder / f"frames.{kind}", originals)
+    converted = [with_columns(atoms) for atoms in originals] if kind == "extxyz" else originals
+    write(folder / f"frames.{kind}", converted)
     return folder / f"frames.{kind}"
 
 
@@ -80,6 +93,9 @@ def test_every_source_keeps_ids_tags_fixed_atoms_and_targets(tmp_path, kind):
         assert float(sample.energy) == pytest.approx(original.get_potential_energy() - shift, abs=1e-6)
         assert np.allclose(sample.forces, original.get_forces(apply_constraint=False), atol=1e-6)
         assert np.allclose(atoms.positions, original.positions, atol=1e-7)
+        assert np.allclose(atoms.info["pos_relaxed"], original.info["pos_relaxed"], atol=1e-7)
+        assert atoms.info["y_relaxed"] == pytest.approx(original.info["y_relaxed"], abs=1e-7)
+        assert np.allclose(atoms.get_stress(), original.get_stress(), atol=1e-7)
         assert np.allclose(atoms.cell, original.cell)
         assert atoms.pbc.tolist() == original.pbc.tolist()
 

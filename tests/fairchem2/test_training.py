@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ocp_scn.data.aselmdb import read_rows
 from tests.commands.conftest import ROOT
 from tests.fairchem2.conftest import FEW_STEPS, fairchem, losses
 
@@ -83,10 +84,37 @@ def test_evaluation_and_predictions_agree_with_the_training(checkpoint, sample, 
     assert np.allclose(again["forces"], found["forces"], atol=1e-5)
 
 
+def test_relaxed_energies_on_two_ranks(train, sample, tmp_path):
+    """Trained and evaluated by two processes, and the metric is that of the predictions."""
+    data = sample / "is2re/train"
+    two = "job.scheduler.ranks_per_node=2"
+    expected = losses(train(tmp_path, *FEW_STEPS, "max_atoms=60", two, f"val_src={data}", task="is2re"))
+    assert [len(set(of_step)) for of_step in expected.values()] == [2] * 8
+    checkpoint = tmp_path / "train/checkpoints/final/inference_ckpt.pt"
+    # Two batches; of an odd number, fairchem gives one to both ranks and counts it twice.
+    words = ("job.device_type=CPU", f"checkpoint={checkpoint}", f"src={data}", "max_atoms=80")
+    evaluated = [
+        metrics(
+            fairchem(CONFIGS / "is2re/evaluate.yaml", *words, f"job.run_dir={tmp_path / str(ranks)}", more)
+        )
+        for ranks, more in ((1, "num_workers=0"), (2, two))
+    ]
+    found = predict(checkpoint, data, tmp_path / "found.npz")
+    truth = {str(row["sid"]): row["y_relaxed"] for _, row in read_rows(sorted(data.glob("*.aselmdb")))}
+    assert found["ids"].tolist() == sorted(truth)
+    mae = np.mean([abs(e - truth[name]) for name, e in zip(found["ids"], found["energy"][:, 0], strict=True)])
+    for of_ranks in evaluated:
+        assert of_ranks["oc20_energy,mae"] == pytest.approx(mae, abs=1e-4)
+
+
+def test_a_validation_set_that_is_too_small_for_the_ranks_ends_at_the_start(train, sample, tmp_path):
+    """The documented words of fairchem, before any step."""
+    with pytest.raises(AssertionError, match="less batches than ranks"):
+        train(tmp_path, *FEW_STEPS, "max_atoms=1000", "job.scheduler.ranks_per_node=2", task="is2re")
+
+
 def labels(folder: Path) -> dict[str, tuple[float, np.ndarray]]:
     """Return energy and forces on free atoms of each structure by its id."""
-    from ocp_scn.data.aselmdb import read_rows
-
     found = {}
     for atoms, data in read_rows(sorted(folder.glob("*.aselmdb"))):
         free = np.setdiff1d(np.arange(len(atoms)), atoms.constraints[0].index)

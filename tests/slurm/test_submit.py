@@ -10,7 +10,7 @@ import yaml
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch_geometric.data import Data
 
-from ocp_scn.data.lmdb import write_lmdb
+from ocp_scn.fairchem.lmdb import write_lmdb
 from tests.commands.conftest import refused
 from tests.commands.test_bad_input import structure
 from tests.slurm.cluster import NODES, Cluster, until

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from ocp_scn.data.lmdb import write_lmdb
+from ocp_scn.fairchem.lmdb import write_lmdb
 from ocp_scn.submission.archive import SPLITS
 from ocp_scn.submission.structures import Structures, find_data_sets, read_structures
 

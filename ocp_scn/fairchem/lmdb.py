@@ -1,4 +1,4 @@
-"""Write structures in the LMDB format that fairchem-core 1.10's trainers read.
+"""Data sets in the LMDB format that fairchem-core 1.10's trainers read.
 
 A data set is a folder with ``data.lmdb`` (keys "0", "1", …: pickled graphs; key "length") and
 ``metadata.npz`` (``natoms`` of each sample, for batches balanced by size).
@@ -15,8 +15,12 @@ import lmdb
 import numpy as np
 import torch
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from fairchem.core.datasets import LmdbDataset
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Data
+
+from ocp_scn.errors import InputError
 
 # Address space reserved for a file that grows as it is written, bytes.
 _MAP_SIZE = 1 << 40
@@ -29,8 +33,8 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
         atoms: positions in Å; tags (0 sub-surface, 1 surface, 2 adsorbate) and ``FixAtoms``
             constraints are kept, positions are wrapped into the cell.
         properties: further attributes, such as ``energy`` (eV, float), ``forces`` (n, 3) eV/Å, ``sid``,
-            ``fid``, ``y_relaxed``, and ``pos_relaxed`` (n, 3) Å of the atoms as they are, which moves
-            with those that are wrapped.
+            ``fid``, ``y_relaxed``, ``pos_relaxed`` (n, 3) Å of the atoms as they are, which moves with
+            those that are wrapped, and ``stress`` (3, 3) or (6,) eV/Å³, which becomes (1, 3, 3).
     """
     data = AtomsToGraphs(r_edges=False, r_pbc=True, r_energy=False, r_forces=False, r_fixed=True).convert(
         atoms
@@ -40,9 +44,20 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
         properties["pos_relaxed"] = data.pos + moved
     if "forces" in properties:
         properties["forces"] = torch.as_tensor(properties["forces"]).float()
+    if "stress" in properties:
+        full = properties["stress"]
+        full = voigt_6_to_full_3x3_stress(full) if np.size(full) == 6 else np.reshape(full, (3, 3))
+        properties["stress"] = torch.as_tensor(full)[None].float()
     for name, value in properties.items():
         setattr(data, name, value)
     return data
+
+
+def open_data_set(source: str) -> LmdbDataset:
+    """Open a data set; an :class:`InputError` if it does not exist."""
+    if not Path(source).exists():
+        raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
+    return LmdbDataset({"src": source})
 
 
 class LmdbWriter:
