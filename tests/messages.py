@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ocp_scn.nn import EdgeGroup, MessageBlock
-from ocp_scn.nn.edges import End
+from ocp_scn.nn.edges import End, Receivers
 from ocp_scn.sphere import dense_rows
 
 
@@ -18,5 +18,6 @@ def edge_messages(
     dense = dense_rows(rows)
     dense = dense if order is None else dense[:, order]
     edges = slice(0, num_edges)
-    group = EdgeGroup(edges, End(source + num_edges, None, dense), End(edges, None, dense), dense)
+    ends = End(source + num_edges, None, dense), End(edges, None, dense)
+    group = EdgeGroup(edges, *ends, [Receivers(num_edges, num_edges, None, dense)])
     return block(torch.cat([x[target], x]), features, group)

@@ -200,7 +200,7 @@ def test_c12_bands():
             cut[:, (LMAX - j + 1) ** 2 :] = 0
             on_grid.append(block.to_grid @ cut)
     expected = torch.cat(on_grid, dim=-1) @ block.fc1.weight.T
-    assert torch.allclose(block.to_grid @ block._first_map(x, messages, block.fc1.weight), expected)
+    assert torch.allclose(block.to_grid @ block._first_map(x, messages, block._maps_of_bands()), expected)
 
 
 def test_c13_grid():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
-from ocp_scn.nn.recompute import recomputed
+from ocp_scn.nn.recompute import recomputed, silu_of_own
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
 
 # Numbers in the largest tensor of the grid points that are computed at once.
@@ -44,38 +46,43 @@ class GridAggregation(TableModule):
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
         """Return the new signal (A, K, C') from the old one and the summed messages, both (A, K, C')."""
         parts = zip(x.split(self.block_size), messages.split(self.block_size), strict=True)
-        maps = [tensor for fc in (self.fc1, self.fc2, self.fc3) for tensor in (fc.weight, fc.bias)]
+        maps = [self.fc1.bias, *(tensor for fc in (self.fc2, self.fc3) for tensor in (fc.weight, fc.bias))]
+        maps += self._maps_of_bands()
         return torch.cat([recomputed(self._update, *part, *maps) for part in parts])
 
     def _update(
         self,
         x: Tensor,
         messages: Tensor,
-        w1: Tensor,
         b1: Tensor,
         w2: Tensor,
         b2: Tensor,
         w3: Tensor,
         b3: Tensor,
+        *of_bands: Tensor,
     ) -> Tensor:
-        first = _add_constant(self._first_map(x, messages, w1), b1)  # (A, K, 2 b C')
-        second = linear(silu(self.to_grid @ first), w2, b2)  # (A, G, 2 C')
-        return _add_constant(linear(self.from_grid @ silu(second), w3), b3)  # (A, K, C')
+        first = _add_constant(self._first_map(x, messages, of_bands), b1)  # (A, K, 2 b C')
+        second = linear(silu_of_own(self.to_grid @ first), w2, b2)  # (A, G, 2 C')
+        return _add_constant(linear(self.from_grid @ silu_of_own(second), w3), b3)  # (A, K, C')
 
-    def _first_map(self, x: Tensor, messages: Tensor, weight: Tensor) -> Tensor:
-        """Return the coefficients of the first map's output, without its bias.
+    def _first_map(self, x: Tensor, messages: Tensor, of_bands: Sequence[Tensor]) -> Tensor:
+        """Return the coefficients of the first map's output, without its bias."""
+        both = torch.cat([x, messages], dim=-1)  # (A, K, 2 C')
+        borders = [0, *((self.lmax + 1 - j) ** 2 for j in reversed(range(self.num_bands)))]
+        ranges = zip(itertools.pairwise(borders), of_bands, strict=True)
+        parts = [linear(both[:, start:stop], weight) for (start, stop), weight in ranges]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _maps_of_bands(self) -> list[Tensor]:
+        """Return the first map's matrices for the degrees of all bands, of all but the last, ..., of one.
 
         A degree that lies in the bands 0..j gets the sum of those bands' parts of the map.
         """
-        both = torch.cat([x, messages], dim=-1)  # (A, K, 2 C')
-        weight = weight.view(len(weight), 2, self.num_bands, -1).cumsum(2)
-        last = self.num_bands - 1
-        borders = [0, *((self.lmax + 1 - j) ** 2 for j in range(last, -1, -1))]
-        parts = [
-            linear(both[:, borders[last - j] : borders[last - j + 1]], weight[:, :, j].flatten(1))
-            for j in range(last, -1, -1)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        weight = self.fc1.weight
+        if self.num_bands == 1:
+            return [weight]
+        sums = weight.view(len(weight), 2, self.num_bands, -1).cumsum(2)
+        return [sums[:, :, j].flatten(1) for j in reversed(range(self.num_bands))]
 
 
 def _add_constant(coefficients: Tensor, constant: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ product, and so is turning messages back and summing them, where the sum over ed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,22 @@ class End(NamedTuple):
     rows: Tensor
 
 
+class Receivers(NamedTuple):
+    """Atoms next to each other at which messages are summed, with n places for edges each.
+
+    Attributes:
+        num_atoms: A''.
+        num_edges: E''.
+        places: (E'',) place of each edge among A'' n; None if the edges fill all places in order.
+        rows: (A'' n, S, K) Wigner rows by place times the envelope of the messages.
+    """
+
+    num_atoms: int
+    num_edges: int
+    places: Tensor | None
+    rows: Tensor
+
+
 class EdgeGroup(NamedTuple):
     """Edges of one resolution that end at a range of atoms.
 
@@ -42,13 +59,13 @@ class EdgeGroup(NamedTuple):
         edges: the range of the graph's edges, E'.
         source: the end that sends.
         target: the end that receives.
-        rows_back: the target's rows times the envelope of the messages.
+        receivers: the target's atoms once more, in ranges of fewer edges.
     """
 
     edges: slice
     source: End
     target: End
-    rows_back: Tensor
+    receivers: list[Receivers]
 
 
 def to_edge_frames(x: Tensor, rows: Tensor, end: End) -> Tensor:
@@ -72,17 +89,24 @@ def to_edge_frames(x: Tensor, rows: Tensor, end: End) -> Tensor:
     return turned if end.places is None else _gather(turned, end.places)
 
 
-def sum_at_targets(values: Tensor, rows_back: Tensor, target: End) -> Tensor:
-    """Turn messages (E', S, C) back into the global frame and sum them at their targets: (A', K, C)."""
-    places, kept, size = rows_back.shape
-    channels, values = values.shape[-1], values.to(rows_back.dtype)
-    if target.places is not None:
-        values = values.new_zeros(places, kept, channels).index_copy(0, target.places, values)
-    assert isinstance(target.atoms, slice)
-    num_atoms = target.atoms.stop - target.atoms.start
-    stacked = rows_back.view(num_atoms, -1, size).mT  # (A', K, n S)
+def sum_at_targets(values: Tensor, rows: Tensor, at: Receivers) -> Tensor:
+    """Turn messages back into the global frame and sum them at their targets.
+
+    Args:
+        values: (E'', S, C) messages in edge frames.
+        rows: ``at.rows``, apart so that a gradient can be taken by it.
+        at: the atoms and the edges' places.
+
+    Returns:
+        (A'', K, C).
+    """
+    places, kept, size = rows.shape
+    channels, values = values.shape[-1], values.to(rows.dtype)
+    if at.places is not None:
+        values = values.new_zeros(places, kept, channels).index_copy(0, at.places, values)
+    stacked = rows.view(at.num_atoms, -1, size).mT  # (A'', K, n S)
     with torch.autocast(values.device.type, enabled=False):
-        return torch.bmm(stacked, values.view(num_atoms, -1, channels))
+        return torch.bmm(stacked, values.view(at.num_atoms, -1, channels))
 
 
 def _gather(values: Tensor, index: Tensor) -> Tensor:
@@ -98,7 +122,7 @@ def group_edges(
     envelope: Tensor | None,
     *,
     num_atoms: int,
-    max_edges: list[int],
+    max_edges: list[tuple[int, int]],
 ) -> list[list[EdgeGroup]]:
     """Split the edges of each resolution into groups of a bounded size.
 
@@ -107,32 +131,45 @@ def group_edges(
         rows: dense Wigner rows (E_r, S_r, K_r) of each resolution.
         envelope: (E,) factors of the messages; 1 if None.
         num_atoms: A.
-        max_edges: for each resolution, how many edges a group may have unless one atom has more.
+        max_edges: for each resolution, how many edges a group may have, and how many its
+            :class:`Receivers`, unless one atom has more.
     """
     groups, first = [], 0
     for r, (size, width) in enumerate(zip(graph.sizes, graph.widths, strict=True)):
         width = max(width, 1)  # noqa: PLW2901  # an atom without edges has one empty place
         of_resolution = []
         target = graph.target[first : first + size]
-        for atoms, edges in _ranges(target, num_atoms, max(1, max_edges[r] // width)):
+        steps = [max(1, most // width) for most in max_edges[r]]  # atoms
+        for parts in _ranges(target, num_atoms, steps):
+            atoms = slice(parts[0][0].start, parts[-1][0].stop)
+            edges = slice(parts[0][1].start, parts[-1][1].stop)
             whole = slice(first + edges.start, first + edges.stop)
-            end = _target_end(rows[r][edges], target[edges], graph.rank[whole], atoms, width)
+            places = _places(target[edges], graph.rank[whole], atoms, width)
+            num_places = (atoms.stop - atoms.start) * width
+            end = End(atoms, places, _by_place(rows[r][edges], places, num_places))
             back = end.rows
             if envelope is not None:
-                factors = envelope[whole, None, None]
-                back = _by_place(factors * rows[r][edges], end.places, len(end.rows))
+                back = _by_place(envelope[whole, None, None] * rows[r][edges], places, num_places)
+            receivers = [
+                Receivers(
+                    num_atoms=part.stop - part.start,
+                    num_edges=received.stop - received.start,
+                    places=_places(target[received], graph.rank[first:][received], part, width),
+                    rows=back[(part.start - atoms.start) * width : (part.stop - atoms.start) * width],
+                )
+                for part, received in parts
+            ]
             source = _source_end(rows[r][edges], graph.source[whole])
-            of_resolution.append(EdgeGroup(whole, source, end, back))
+            of_resolution.append(EdgeGroup(whole, source, end, receivers))
         groups.append(of_resolution)
         first += size
     return groups
 
 
-def _target_end(rows: Tensor, target: Tensor, rank: Tensor, atoms: slice, width: int) -> End:
-    """Return the receiving end of edges sorted by target: ``width`` places for each of a range of atoms."""
-    num_places = (atoms.stop - atoms.start) * width
-    places = None if len(target) == num_places else (target - atoms.start) * width + rank
-    return End(atoms, places, _by_place(rows, places, num_places))
+def _places(target: Tensor, rank: Tensor, atoms: slice, width: int) -> Tensor | None:
+    """Return the places of edges sorted by target, None if there are no others."""
+    full = len(target) == (atoms.stop - atoms.start) * width
+    return None if full else (target - atoms.start) * width + rank
 
 
 def _source_end(rows: Tensor, source: Tensor) -> End:
@@ -149,15 +186,29 @@ def _source_end(rows: Tensor, source: Tensor) -> End:
     return End(atoms, places, _by_place(rows, places, len(atoms) * SOURCE_PLACES))
 
 
-def _ranges(target: Tensor, num_atoms: int, step: int) -> Iterator[tuple[slice, slice]]:
-    """Yield ranges of ``step`` atoms and of the edges, sorted by target, that end there."""
-    if num_atoms <= step:
-        yield slice(0, num_atoms), slice(0, len(target))
-        return
-    starts = [*range(0, num_atoms, step), num_atoms]
-    borders = torch.searchsorted(target, torch.tensor(starts, device=target.device)).tolist()
-    for k in range(len(starts) - 1):
-        yield slice(starts[k], starts[k + 1]), slice(borders[k], borders[k + 1])
+def _ranges(target: Tensor, num_atoms: int, steps: Sequence[int]) -> Iterator[list[tuple[slice, slice]]]:
+    """Yield ranges of atoms, at most ``steps[0]`` in a list and ``steps[1]`` in one of them.
+
+    Beside each range of atoms stands the range of the edges, sorted by target, that end there.
+    """
+    groups = [_even(atoms, steps[1]) for atoms in _even(slice(0, num_atoms), steps[0])]
+    starts = [atoms.start for group in groups for atoms in group]
+    if len(starts) == 1:  # the usual case on a GPU, which nothing has to wait for here
+        borders = [0, len(target)]
+    else:
+        wanted = torch.tensor([*starts, num_atoms], device=target.device)
+        borders = torch.searchsorted(target, wanted).tolist()
+    edges = itertools.starmap(slice, itertools.pairwise(borders))
+    for group in groups:
+        yield [(atoms, next(edges)) for atoms in group]
+
+
+def _even(atoms: slice, step: int) -> list[slice]:
+    """Split a range into the fewest of equal length, up to one, that have at most ``step`` atoms."""
+    count = atoms.stop - atoms.start
+    parts = max(1, -(-count // step))
+    starts = [atoms.start + count * k // parts for k in range(parts + 1)]
+    return list(itertools.starmap(slice, itertools.pairwise(starts)))
 
 
 def _by_place(rows: Tensor, places: Tensor | None, num_places: int) -> Tensor:

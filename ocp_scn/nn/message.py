@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from ocp_scn.nn.edges import EdgeGroup, sum_at_targets, to_edge_frames
-from ocp_scn.nn.recompute import linears, recomputed
+from ocp_scn.nn.edges import EdgeGroup, Receivers, sum_at_targets, to_edge_frames
+from ocp_scn.nn.recompute import linears, recomputed, silu_of_own
 from ocp_scn.nn.taps import Taps
 from ocp_scn.sphere import num_coefficients
 
 # Numbers that a tap of the edges that are computed at once has in its largest tensor: enough edges for
 # efficient matrix products, few enough for little memory.
 MAX_VALUES = 2**21
+# The same for all taps together where that tensor itself is computed: small enough for caches.
+MAX_LAST_VALUES = 2**21
+# The last map's values are by far the largest tensor. One tap's are kept for the backward pass unless the
+# width H, and with it what it costs to compute them again, is small; those of several taps never are.
+MAX_REPEATED = 512
 
 
 class MessageBlock(nn.Module):
@@ -67,9 +74,10 @@ class MessageBlock(nn.Module):
         """Return in which order the rows of edge groups have to keep coefficients; None: by degree."""
         return self.active_taps.by_order if self.active_taps else None
 
-    def max_edges(self) -> int:
-        """Return how many edges to compute at once, so that memory stays bounded in large systems."""
-        return max(1, MAX_VALUES // self.fc3.out_features)
+    def max_edges(self) -> tuple[int, int]:
+        """Return how many edges to compute at once, and in the last map; memory is bounded by them."""
+        num_taps = self.active_taps.num_taps if self.active_taps else 1
+        return MAX_VALUES // self.fc3.out_features, MAX_LAST_VALUES // (num_taps * self.fc3.out_features)
 
     def forward(self, x: Tensor, features: Tensor, group: EdgeGroup) -> Tensor:
         """Compute the messages of edges and their sums at the targets.
@@ -94,19 +102,24 @@ class MessageBlock(nn.Module):
 
         def gated(e: Tensor, weight: Tensor, bias: Tensor, *first: Tensor) -> tuple[Tensor]:
             rolled = taps.roll(first) if taps else first[0][:, None]  # (E', T, H)
-            gate = silu(linear(e, weight, bias), inplace)[:, None]
-            return (silu(rolled, inplace).mul_(gate) if inplace else silu(rolled) * gate,)
+            gate = silu_of_own(linear(e, weight, bias))[:, None]
+            rolled = silu_of_own(rolled) if taps else silu(rolled, inplace)
+            return (rolled * gate if torch.is_grad_enabled() else rolled.mul_(gate),)
 
         def activated(second: Tensor) -> tuple[Tensor]:
             return (silu(second, inplace),)
 
-        def summed(values: Tensor, rows_back: Tensor) -> Tensor:
-            values = silu(values, inplace)  # (E', T, S C')
+        def turned_back(at: Receivers, values: Tensor, rows: Tensor) -> Tensor:  # of (E'', T, S C')
             kept = taps.average(values) if taps else values.view(len(values), self.num_kept, x.shape[-1])
-            return sum_at_targets(kept, rows_back, group.target)
+            return sum_at_targets(kept, rows, at)
 
-        def summed_network(second: Tensor, weight: Tensor, bias: Tensor, rows_back: Tensor) -> Tensor:
-            return summed(linear(silu(second, inplace), weight, bias), rows_back)
+        def summed(at: Receivers, values: Tensor, rows: Tensor) -> Tensor:
+            return turned_back(at, silu(values, inplace), rows)
+
+        def summed_network(
+            at: Receivers, second: Tensor, weight: Tensor, bias: Tensor, rows: Tensor
+        ) -> Tensor:
+            return turned_back(at, silu_of_own(linear(silu(second, inplace), weight, bias)), rows)
 
         into = [*range(len(taps.sizes) if taps else 1)] * 2  # source and target, order by order
         first = linears(
@@ -116,13 +129,18 @@ class MessageBlock(nn.Module):
             x,
             group.source.rows,
             group.target.rows,
-            split=taps.split_weight if taps else None,
+            blocks=taps.blocks if taps else None,
             into=into,
         )
         gate = (features, self.fc_features.weight, self.fc_features.bias)
         (second,) = linears(gated, self.fc2.weight, self.fc2.bias, *gate, *first)
         last = (self.fc3.weight, self.fc3.bias)
-        if taps:  # their values are by far the largest tensor: smaller to compute again than to keep
-            return recomputed(summed_network, second, *last, group.rows_back)
-        (values,) = linears(activated, *last, second)
-        return recomputed(summed, values, group.rows_back)
+        sums = []
+        parts = second.split([at.num_edges for at in group.receivers])
+        for at, part in zip(group.receivers, parts, strict=True):
+            if taps or self.fc3.in_features <= MAX_REPEATED:
+                sums.append(recomputed(partial(summed_network, at), part, *last, at.rows))
+            else:
+                (values,) = linears(activated, *last, part)
+                sums.append(recomputed(partial(summed, at), values, at.rows))
+        return torch.cat(sums)

@@ -7,11 +7,13 @@ because a backward pass here is made of differentiable operations on those input
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding, silu
 
 Prepare = Callable[..., Sequence[Tensor]]
 
@@ -21,26 +23,26 @@ def linears(
     weight: Tensor,
     bias: Tensor,
     *inputs: Tensor,
-    split: Callable[[Tensor], Sequence[Tensor]] | None = None,
+    blocks: Tensor | None = None,
     into: Sequence[int] = (0,),
 ) -> tuple[Tensor, ...]:
-    """Return sums of products u_k @ w_k.T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k and no w_k.
+    """Return sums of products u_k @ w_k.T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k.
 
     Args:
         prepare: cheap and differentiable; computed again in the backward pass. It must depend on
             no other tensor that requires a gradient.
-        weight: the matrix whose parts w_k, (out, in_k) each, multiply.
+        weight: the matrix whose ranges of columns w_k, each as wide as its u_k, multiply.
         bias: (out,) added to the first sum.
         inputs: tensors that ``prepare`` takes.
-        split: returns the parts of ``weight``, and is computed again in the backward pass, too; if
-            None, the parts are ranges of columns as wide as the u_k.
+        blocks: the order in which the matrix's columns, in as many blocks of equal width, are taken
+            before; as they are if None.
         into: for each k the number of the sum that the product belongs to, from 0.
 
     Returns:
         The sums, (..., out) each.
     """
     function = _Linears.apply if torch.is_grad_enabled() else _sums_of_products
-    return function(prepare, split, tuple(into), weight, bias, *inputs)
+    return function(prepare, blocks, tuple(into), weight, bias, *inputs)
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -48,19 +50,23 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return _Recomputed.apply(function, *inputs) if torch.is_grad_enabled() else function(*inputs)
 
 
+def silu_of_own(x: Tensor) -> Tensor:
+    """Return SiLU of a tensor that nobody else has: in place of it, unless a derivative will need it."""
+    return silu(x, inplace=not torch.is_grad_enabled())
+
+
 def _sums_of_products(
     prepare: Prepare,
-    split: Prepare | None,
+    blocks: Tensor | None,
     into: tuple[int, ...],
     weight: Tensor,
     bias: Tensor,
     *inputs: Tensor,
 ) -> tuple[Tensor, ...]:
     prepared = prepare(*inputs)
-    parts = split(weight) if split else _columns(weight, prepared)
     sums: list[Tensor] = []
-    for u, part, k in zip(prepared, parts, into, strict=True):
-        flat = u.flatten(0, -2)
+    for u, columns, k in zip(prepared, _columns(prepared), into, strict=True):
+        flat, part = u.flatten(0, -2), _part(weight, blocks, columns)
         if k < len(sums):
             total = sums[k].flatten(0, -2)
             total.addmm_(flat.to(total.dtype), part.mT.to(total.dtype))
@@ -73,12 +79,12 @@ def _sums_of_products(
 class _Linears(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, prepare: Prepare, split: Prepare | None, into: tuple[int, ...], *tensors: Tensor
+        ctx: Any, prepare: Prepare, blocks: Tensor | None, into: tuple[int, ...], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.prepare, ctx.split, ctx.into = prepare, split, into
+        ctx.prepare, ctx.blocks, ctx.into = prepare, blocks, into
         ctx.precision = _autocast(tensors[0])
         ctx.save_for_backward(*tensors)
-        return _sums_of_products(prepare, split, into, *tensors)
+        return _sums_of_products(prepare, blocks, into, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -91,27 +97,27 @@ class _Linears(torch.autograd.Function):
         needs_weight, needs_bias, *needs_input = ctx.needs_input_grad[3:]
         keep = torch.is_grad_enabled()
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
-        if ctx.split:
-            parts, whole = _again(ctx.split, [weight], [needs_weight], keep)
-        else:
-            parts = _columns(weight, prepared)
+        ranges = _columns(prepared)
         received = [gradients[k] for k in ctx.into]
         for_inputs: list[Tensor | None] = [None] * len(inputs)
         if any(needs_input):
-            products = [(g @ part).to(u.dtype) for g, part, u in zip(received, parts, prepared, strict=True)]
+            # As matrices: for more dimensions and a strided part, torch makes many small products.
+            products = [
+                (g.flatten(0, -2) @ _part(weight, ctx.blocks, columns)).to(u.dtype).view_as(u)
+                for g, columns, u in zip(received, ranges, prepared, strict=True)
+            ]
             for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
         for_weight = None
         if needs_weight:
             pairs = [(g.flatten(0, -2).mT, u.flatten(0, -2)) for g, u in zip(received, prepared, strict=True)]
-            if ctx.split:
-                products = [(a @ b).to(weight.dtype) for a, b in pairs]
-                (for_weight,) = _pull_back(parts, whole, products, [True], keep)
-            elif keep or ctx.precision["enabled"]:
+            if keep or ctx.precision["enabled"]:
                 for_weight = torch.cat([a @ b for a, b in pairs], dim=1).to(weight.dtype)
+                if ctx.blocks is not None:
+                    for_weight = _part(for_weight, ctx.blocks.argsort(), slice(0, weight.shape[1]))
             else:
                 for_weight = torch.empty_like(weight)
-                for (a, b), columns in zip(pairs, _columns(for_weight, prepared), strict=True):
-                    torch.mm(a, b, out=columns)
+                for (a, b), columns in zip(pairs, ranges, strict=True):
+                    _write_product(a, b, for_weight, ctx.blocks, columns)
         for_bias = gradients[0].flatten(0, -2).sum(0) if needs_bias else None
         return None, None, None, for_weight, for_bias, *for_inputs
 
@@ -131,9 +137,39 @@ class _Recomputed(torch.autograd.Function):
             return None, *_pull_back(result, sources, [gradient], needs_input, keep)
 
 
-def _columns(weight: Tensor, prepared: Sequence[Tensor]) -> Sequence[Tensor]:
+def _columns(prepared: Sequence[Tensor]) -> list[slice]:
     """Return the ranges of a matrix's columns that multiply the given tensors."""
-    return weight.split([u.shape[-1] for u in prepared], dim=1)
+    borders = itertools.accumulate((u.shape[-1] for u in prepared), initial=0)
+    return list(itertools.starmap(slice, itertools.pairwise(borders)))
+
+
+def _part(weight: Tensor, blocks: Tensor | None, columns: slice) -> Tensor:
+    """Return a range of a matrix's columns after its blocks are put in order."""
+    if blocks is None:
+        return weight[:, columns]
+    index = _block_rows(weight, blocks, columns)
+    return embedding(index, _as_blocks(weight, blocks)).view(len(weight), -1)  # faster than an index
+
+
+def _write_product(a: Tensor, b: Tensor, weight: Tensor, blocks: Tensor | None, columns: slice) -> None:
+    """Write a @ b where :func:`_part` reads."""
+    if blocks is None:
+        torch.mm(a, b, out=weight[:, columns])
+    else:
+        rows = _as_blocks(weight, blocks)
+        rows.index_copy_(0, _block_rows(weight, blocks, columns), (a @ b).view(-1, rows.shape[1]))
+
+
+def _as_blocks(weight: Tensor, blocks: Tensor) -> Tensor:
+    """Return a matrix with each row cut into blocks that are rows then."""
+    return weight.reshape(len(weight) * len(blocks), -1)
+
+
+def _block_rows(weight: Tensor, blocks: Tensor, columns: slice) -> Tensor:
+    """Return which rows of :func:`_as_blocks` a range of reordered columns is, row after row."""
+    size = weight.shape[1] // len(blocks)
+    first = torch.arange(len(weight), device=weight.device)[:, None] * len(blocks)
+    return (first + blocks[columns.start // size : columns.stop // size]).flatten()
 
 
 def _autocast(tensor: Tensor) -> dict[str, Any]:

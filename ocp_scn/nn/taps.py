@@ -35,14 +35,9 @@ class Taps(TableModule):
         self.register_table("waves", torch.stack(waves, dim=1))  # (T, 2 M + 1)
         self.by_order = sorted(range(len(orders)), key=lambda k: (abs(orders[k][1]), orders[k][1]))
         self.sizes = [sum(abs(order) == m for _, order in orders) for m in range(mmax + 1)]
+        both = torch.tensor(self.by_order), torch.tensor(self.by_order) + len(orders)
+        self.register_buffer("blocks", torch.cat(both), persistent=False)  # of a map (H, 2 S C'), by order
         self.register_table("untap", _roll_back_and_average(orders, angles)[self.by_order])  # (S, T S)
-
-    def split_weight(self, weight: Tensor) -> list[Tensor]:
-        """Return the parts A_0 .. A_M of a map (H, 2 S C'), for the source and then for the target."""
-        channels = weight.shape[1] // (2 * len(self.by_order))
-        ends = weight.view(len(weight), 2, len(self.by_order), channels).unbind(1)
-        widths = [size * channels for size in self.sizes]
-        return [part for end in ends for part in end[:, self.by_order].flatten(1).split(widths, dim=1)]
 
     def split_input(self, kept: Tensor) -> list[Tensor]:
         """Return what the parts multiply: u_0 (E, 1, ·), then (n, p) and (-p, n) as (E, 2, ·) by order.

@@ -25,7 +25,7 @@ def ragged():
     return torch.tensor([0] * 15 + [2] * 3 + [3] + [6] * 14)
 
 
-@pytest.mark.parametrize("max_edges", [1, 12, 1000])
+@pytest.mark.parametrize("max_edges", [(1, 1), (12, 1000), (28, 10), (1000, 1000), (1000, 1)])
 @pytest.mark.parametrize("targets", [full, ragged])
 @pytest.mark.parametrize("num_resolutions", [1, 2])
 def test_sums_and_frames(targets, max_edges, num_resolutions):
@@ -49,10 +49,9 @@ def test_sums_and_frames(targets, max_edges, num_resolutions):
             turned = torch.cat([to_edge_frames(x, end.rows, end) for end in ends])
             torch.testing.assert_close(turned, rows[r] @ x[atoms])
         values = torch.randn(size, KEPT, CHANNELS)
-        parts = values.split([group.edges.stop - group.edges.start for group in of_resolution])
-        sums = [
-            sum_at_targets(part, g.rows_back, g.target) for part, g in zip(parts, of_resolution, strict=True)
-        ]
+        receivers = [at for group in of_resolution for at in group.receivers]
+        parts = values.split([at.num_edges for at in receivers])
+        sums = [sum_at_targets(part, at.rows, at) for part, at in zip(parts, receivers, strict=True)]
         messages = envelope[first : first + size, None, None] * (rows[r].mT @ values)
         expected = torch.zeros(ATOMS, SIZE, CHANNELS).index_add_(0, target, messages)
         torch.testing.assert_close(torch.cat(sums), expected)
@@ -64,8 +63,15 @@ def test_size_of_groups():
     target = full()
     graph = build_graph(target, target, torch.randn(35, 3), num_resolutions=1, max_num_neighbors=-1)
     rows = [torch.randn(35, KEPT, SIZE)]
-    for max_edges, sizes in ((35, [35]), (14, [10, 10, 10, 5]), (3, [5] * 7)):
+    for max_edges, sizes in (
+        ((35, 35), [[35]]),
+        ((35, 18), [[10, 10, 15]]),
+        ((14, 9), [[5], [5, 5], [5, 5], [5, 5]]),
+        ((3, 3), [[5]] * 7),
+    ):
         (groups,) = group_edges(graph, rows, None, num_atoms=ATOMS, max_edges=[max_edges])
-        assert [group.edges.stop - group.edges.start for group in groups] == sizes
+        assert [[at.num_edges for at in group.receivers] for group in groups] == sizes
+        assert [group.edges.stop - group.edges.start for group in groups] == [sum(size) for size in sizes]
         assert all(group.target.places is None for group in groups)
-        assert all(torch.equal(group.target.rows, group.rows_back) for group in groups)
+        back = [torch.cat([at.rows for at in group.receivers]) for group in groups]
+        assert all(torch.equal(group.target.rows, rows) for group, rows in zip(groups, back, strict=True))

@@ -138,7 +138,7 @@ def test_no_edges(num_taps):
     """Without edges the sums are zero, and every weight still has a derivative, which is zero."""
     none, block = torch.zeros(0, dtype=torch.long), block_for(3, 1, num_taps)
     graph = build_graph(none, none, torch.zeros(0, 3), num_resolutions=1, max_num_neighbors=20)
-    ((group,),) = group_edges(graph, [torch.zeros(0, 10, 16)], None, num_atoms=ATOMS, max_edges=[100])
+    ((group,),) = group_edges(graph, [torch.zeros(0, 10, 16)], None, num_atoms=ATOMS, max_edges=[(100, 100)])
     sums = block(torch.randn(ATOMS, 16, CHANNELS), torch.zeros(0, FEATURES), group)
     assert torch.equal(sums, torch.zeros(ATOMS, 16, CHANNELS))
     sums.sum().backward()

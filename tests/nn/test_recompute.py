@@ -18,25 +18,23 @@ def two_inputs(x, y):
     return torch.cat([silu(x), y], dim=1), x * y
 
 
-def parts(weight):
-    """Return the parts of a weight that multiply the two inputs."""
-    return weight[:, :8], -weight[:, 8:]
+BLOCKS = torch.tensor([2, 0, 1])  # of four columns: the inputs' parts are 8-11 and 0-3, and 4-7
 
 
 def two(weight, bias, x, y):
     """Return the two products, the first with a bias."""
-    return linears(two_inputs, weight, bias, x, y, split=parts, into=(0, 1))
+    return linears(two_inputs, weight, bias, x, y, blocks=BLOCKS, into=(0, 1))
 
 
 def one(weight, bias, x, y):
     """Return the sum of the two products, with a bias."""
-    return linears(two_inputs, weight, bias, x, y, split=parts, into=(0, 0))
+    return linears(two_inputs, weight, bias, x, y, blocks=BLOCKS, into=(0, 0))
 
 
 def plain(weight, bias, x, y):
     """Return what :func:`two` returns, written out."""
     first, second = two_inputs(x, y)
-    return first @ weight[:, :8].T + bias, -second @ weight[:, 8:].T
+    return first @ torch.cat([weight[:, 8:], weight[:, :4]], dim=1).T + bias, second @ weight[:, 4:8].T
 
 
 def tensors():
@@ -76,7 +74,8 @@ def test_inputs_without_a_gradient():
     two(weight, bias, x.detach(), y)[0].sum().backward()
     assert x.grad is None
     assert y.grad is not None
-    assert not weight.grad[:, 8:].any()  # its product was not used
+    assert not weight.grad[:, 4:8].any()  # its product was not used
+    assert weight.grad[:, 8:].any()
     two(weight.detach(), bias, x, y)[0].sum().backward()
     assert x.grad is not None
     with torch.no_grad():
