@@ -1,0 +1,97 @@
+"""What predictions in float16 cost: ``python -m benchmarks.rounding``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.store import table
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.lmdb import open_data_set
+from ocp_scn.predictions import structure_name
+
+EPILOG = """example, after make demo-submission:
+  python -m benchmarks.rounding runs/demo-submission/results/s2ef-*/*.npz --data datasets/sample/s2ef/test*
+Errors are those of energies and of forces on free atoms; within the thresholds are structures with an energy
+within 0.02 eV and all forces within 0.03 eV/Å, as EFwT counts them."""
+COLUMNS = ["", "rounding, mean", "rounding, largest", "mean absolute error", "in float16"]
+WITHIN = {"energy": 0.02, "forces": 0.03}  # eV, eV/Å
+
+Labels = dict[str, tuple[float, np.ndarray]]  # energy in eV and forces (F, 3) of free atoms in eV/Å, by id
+
+
+def read_predictions(files: Iterable[Path]) -> Labels:
+    """Read files of ``--mode predict`` that are in float32.
+
+    Raises:
+        InputError: for a file in another precision, or without forces.
+    """
+    found: Labels = {}
+    for path in files:
+        with np.load(path) as file:
+            if "forces" not in file or file["forces"].dtype != np.float32:
+                raise InputError(f"{path} has no forces in float32")
+            forces = np.split(file["forces"], file["chunk_idx"])
+            found |= dict(
+                zip(file["ids"].tolist(), zip(file["energy"].ravel(), forces, strict=True), strict=True)
+            )
+    return found
+
+
+def read_labels(folders: Iterable[Path]) -> Labels:
+    """Read the targets of data sets."""
+    samples = (sample for folder in folders for sample in open_data_set(str(folder)))
+    return {structure_name(s.sid, s.fid): (float(s.energy), s.forces[s.fixed == 0].numpy()) for s in samples}
+
+
+def results_table(predictions: Labels, labels: Labels) -> str:
+    """Return the table of what rounding costs, and the structures within the thresholds before and after.
+
+    Raises:
+        InputError: if a prediction has no target.
+    """
+    unknown = sorted(set(predictions) - set(labels))
+    if unknown:
+        raise InputError(f"structure {unknown[0]!r} is in none of the data sets")
+    rows: list[Sequence[str]] = []
+    within = np.ones((2, len(predictions)), dtype=bool)
+    for k, (name, unit) in enumerate((("energy", "eV"), ("forces", "eV/Å"))):
+        pairs = [(np.atleast_1d(of[k]), np.atleast_1d(labels[key][k])) for key, of in predictions.items()]
+        for number, (found, expected) in enumerate(pairs):
+            for half, value in enumerate((found, np.float16(found))):
+                within[half, number] &= bool((np.abs(value - expected) < WITHIN[name]).all())
+        found, expected = (np.concatenate([pair[i] for pair in pairs]).astype(np.float64) for i in range(2))
+        rounded = np.float16(found).astype(np.float64)
+        off = np.abs(rounded - found)
+        errors = [np.abs(value - expected).mean() for value in (found, rounded)]
+        rows.append(
+            [
+                f"{name} [{unit}]",
+                *(f"{x:.3g}" for x in (off.mean(), off.max())),
+                *(f"{x:.6f}" for x in errors),
+            ]
+        )
+    before, after = within.sum(axis=1)
+    words = f"{len(predictions)} structures; within the thresholds {before}, in float16 {after}\n"
+    return table(COLUMNS, rows) + "\n" + words
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rounding",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("predictions", nargs="+", type=Path, help="files of --mode predict, in float32")
+    parser.add_argument("--data", nargs="+", type=Path, required=True, help="their data sets, with labels")
+    args = parser.parse_args(argv)
+    print(results_table(read_predictions(args.predictions), read_labels(args.data)), end="")
+
+
+if __name__ == "__main__":
+    main()
