@@ -31,11 +31,14 @@ MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fair
 ]
 EPILOG = """example:
   python -m benchmarks.speed --atoms 38 --threads 2
-Every model has a process of its own for inference and one for training; they take turns, so that a busy
-machine slows all alike. A turn is two calls, of which the second counts. Times are medians with the spread
+Every model has a process of its own for inference and one for training; those of one variant (and the other
+models) take turns, so that a busy machine slows all alike. A turn is calls for at least two seconds, and one
+more, which counts. Times are medians with the spread
 from the first to the third quartile. Memory is the peak of the resident set in a first call, less what the
 loaded model (with its gradients, for a training step) holds after a call with three atoms, which loads the
 libraries."""
+
+WARM_SECONDS = 2.0
 
 
 class Worker:
@@ -123,7 +126,11 @@ def work(model_name: str, what: str, args: argparse.Namespace) -> None:
     call(batch)
     print(json.dumps(facts), file=answer, flush=True)
     for _ in sys.stdin:
-        call(batch)  # while it waited for its turn, its memory has left the caches, or was even reclaimed
+        # While it waited for its turn, its memory has left the caches, or was even reclaimed.
+        warm = time.perf_counter() + WARM_SECONDS
+        call(batch)
+        while time.perf_counter() < warm:
+            call(batch)
         start = time.perf_counter()
         call(batch)
         print(json.dumps({"seconds": time.perf_counter() - start}), file=answer, flush=True)
@@ -155,10 +162,17 @@ def matrix_product_rate() -> float:
 
 
 def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a record for each model and kind of call."""
+    """Return a record for each model and kind of call; models of one variant take turns."""
+    variants = dict.fromkeys(model.partition(" ")[2] for model in args.models)
+    groups = [[model for model in args.models if model.partition(" ")[2] == variant] for variant in variants]
+    return [record for models in groups for record in measure_together(models, args)]
+
+
+def measure_together(models: Sequence[str], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a record for each of some models and kind of call, which take turns."""
     torch.set_num_threads(args.threads)
     rates: list[float] = []
-    seconds: dict[tuple[str, str], list[float]] = {(m, c): [] for m in args.models for c in args.calls}
+    seconds: dict[tuple[str, str], list[float]] = {(m, c): [] for m in models for c in args.calls}
     workers: dict[tuple[str, str], Worker] = {}
     try:
         for model, what in seconds:
@@ -245,7 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     records = measure_all(args)
     print(results_table(records))
-    print(f"matrix products: {records[0]['matrix_product_rate'] / 1e9:.0f} GFLOP/s on {args.threads} threads")
+    rates = dict.fromkeys(f"{record['matrix_product_rate'] / 1e9:.0f}" for record in records)
+    print(f"matrix products: {', '.join(rates)} GFLOP/s on {args.threads} threads")
     write_json(args.results, records)
     print(f"wrote {args.results}")
     return 0
