@@ -41,6 +41,8 @@ def plot(
         left.axvline(np.mean(base), color="0.8", zorder=0)
     for name, experiments in samples.items():
         parts = [part for part in sorted(experiments) if _values(records, experiments[part])]
+        if not parts:
+            continue
         runs = [_values(records, experiments[part]) for part in parts]
         means = [np.mean(values) for values in runs]
         right.errorbar(parts, means, yerr=[_spread(v) for v in runs], marker="o", capsize=3, label=name)
