@@ -38,7 +38,7 @@ def test_rounding_of_known_numbers(files, capsys):
     printed = capsys.readouterr().out
     assert "| energy [eV] | 0.0312 | 0.0625 | 0.000000 | 0.031250 |" in printed
     assert "| forces [eV/Å] | 0 | 0 | 0.000000 | 0.000000 |" in printed
-    assert "2 structures; within the thresholds 2, in float16 1" in printed
+    assert "2 structures; 2 energies within 0.02 eV, in float16 1" in printed
 
 
 def test_what_cannot_be_compared_is_named(files):
