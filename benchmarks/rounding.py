@@ -72,8 +72,8 @@ def results_table(predictions: Labels, labels: Labels) -> str:
     return table(COLUMNS, rows) + "\n" + words
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.rounding",
         description=__doc__,
@@ -82,7 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("predictions", nargs="+", type=Path, help="files of --mode predict, in float32")
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="their data sets, with labels")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    args = build_parser().parse_args(argv)
     print(results_table(read_predictions(args.predictions), read_labels(args.data)), end="")
 
 
