@@ -33,10 +33,9 @@ EPILOG = """example:
   python -m benchmarks.speed --atoms 38 --threads 2
 Every model has a process of its own for inference and one for training; those of one variant (and the other
 models) take turns, so that a busy machine slows all alike. A turn is calls for at least two seconds, and one
-more, which counts. Times are medians with the spread
-from the first to the third quartile. Memory is the peak of the resident set in a first call, less what the
-loaded model (with its gradients, for a training step) holds after a call with three atoms, which loads the
-libraries."""
+more, which counts. Times are medians with the spread from the first to the third quartile. Memory is the peak
+of the resident set in a first call, less what the loaded model (with its gradients, for a training step)
+holds after a call with three atoms, which loads the libraries."""
 
 WARM_SECONDS = 2.0
 

@@ -39,6 +39,7 @@ class Report:
     bad: Counter[str] = field(default_factory=Counter)  # left out, by fault
     bad_frames: list[str] = field(default_factory=list)  # "origin (system, frame): fault"
     targets: dict[str, Counter[str]] = field(default_factory=dict)  # frames that have each, by split
+    left_out: set[str] = field(default_factory=set)  # targets that were dropped
     energy: list[float] = field(default_factory=list)  # training energies as written, eV
     forces_sum2: float = 0.0  # sum of squared force components on free training atoms, (eV/Å)²
     forces_count: int = 0
@@ -180,6 +181,9 @@ def convert(args: argparse.Namespace) -> Report:
             if empty:
                 raise InputError(f"split {empty[0]!r} got no frame of {str(args.source)!r}")
             report.check_targets()
+            unknown = [name for name in args.leave_out if name not in report.left_out]
+            if unknown:
+                raise InputError(f"--leave-out {unknown[0]}: no frame has a target of that name")
         if references is not None:
             references.save(folder / "references.npz")
         (folder / "conversion.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
@@ -196,7 +200,8 @@ def _good_frames(
     """Yield the frames to use, each with its split; count the others in ``report``."""
     for frame in tqdm(read_frames(files), unit=" frames", desc="reading"):
         for name in args.leave_out:
-            frame.targets.pop(name, None)
+            if frame.targets.pop(name, None) is not None:
+                report.left_out.add(name)
         if args.max_atoms is not None and len(frame.atoms) > args.max_atoms:
             report.too_large += 1
             continue

@@ -242,7 +242,7 @@ def _targets(atoms: Atoms, keys: dict[str, Any], origin: str) -> dict[str, Any]:
     for name, value in found.items():
         try:
             array = np.asarray(value, dtype=np.float64).reshape(shapes.get(name, ()))
-        except ValueError:
+        except (TypeError, ValueError):
             raise InputError(
                 f"{origin} has {name}={value!r}, not numbers of the shape {shapes.get(name, ())}"
             ) from None

@@ -144,7 +144,16 @@ def test_a_target_of_some_frames_only_is_refused_or_left_out(
     assert not any(name in sample for name in names for sample in samples)
 
 
-@pytest.mark.parametrize(("name", "value"), [("y_relaxed", "low"), ("pos_relaxed", [[0.0, 0.0, 0.0]])])
+def test_leaving_out_what_there_is_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = with_targets(tmp_path, "extxyz", frames(systems=1))
+    assert main(["convert", str(source), str(tmp_path / "out"), "--leave-out", "strss"]) == 2
+    assert "--leave-out strss: no frame has a target of that name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("y_relaxed", "low"), ("y_relaxed", {"a": 1}), ("pos_relaxed", [[0.0, 0.0, 0.0]])]
+)
 def test_a_target_that_is_no_number_or_of_a_wrong_shape_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: object
 ) -> None:
