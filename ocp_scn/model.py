@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.config import SCNConfig
 from ocp_scn.graph import Graph
 from ocp_scn.nn import (
@@ -70,10 +71,12 @@ class EdgeBlock(nn.Module):
         """Return the layer's update of the signals x, both (A, K, C)."""
         features = self.edge_features(radial, elements[graph.source], elements[graph.target])  # (E, F)
         x = self.downsample(x)  # (A, K, C')
-        total = torch.zeros_like(x)
-        for message, of_resolution in zip(self.messages, groups, strict=True):
-            sums = torch.cat([message(x, features[group.edges], group) for group in of_resolution])
-            total[:, : sums.shape[1]] += sums  # (A, K_r, C')
+        total, *others = (
+            torch.cat([message(x, features[group.edges], group) for group in of_resolution])
+            for message, of_resolution in zip(self.messages, groups, strict=True)
+        )  # (A, K_r, C') each, the first one with all K coefficients
+        for sums in others:
+            total.narrow(1, 0, sums.shape[1]).add_(sums)
         if self.aggregation is not None:
             total = self.aggregation(x, total)
         return self.upsample(total)  # (A, K, C)
@@ -105,9 +108,7 @@ class SCN(TableModule):
         self.register_table("force_weights", weights[:, None] * samples)  # (N, 3)
         self.register_table("harmonics", spherical_harmonics(samples, config.lmax))  # (N, K)
         translate_state_dict(self)
-        # glibc gives freed memory back to the system, and zeroed pages cost a tenth of a forward pass, until
-        # it has seen a block of up to 32 MiB freed: from then on it keeps such blocks for the next tensors.
-        torch.empty(2**25 - 2**16, dtype=torch.uint8)
+        keep_freed_memory()
 
     def forward(
         self, elements: Tensor, graph: Graph, frames: Tensor, system: Tensor, num_systems: int

@@ -87,5 +87,5 @@ class GridAggregation(TableModule):
 
 def _add_constant(coefficients: Tensor, constant: Tensor) -> Tensor:
     """Add, in place, a function with one value everywhere: its coefficient (0, 0) is sqrt(4 pi) times it."""
-    coefficients[:, 0] += math.sqrt(4 * math.pi) * constant
+    coefficients.select(1, 0).add_(constant, alpha=math.sqrt(4 * math.pi))
     return coefficients

@@ -80,8 +80,10 @@ def to_edge_frames(x: Tensor, rows: Tensor, end: End) -> Tensor:
         (E', S, C).
     """
     places, kept, size = rows.shape  # A' n, S, K
+    if size < x.shape[1]:
+        x = x.narrow(1, 0, size)
     here = x[end.atoms] if isinstance(end.atoms, slice) else _gather(x, end.atoms)
-    here = here[:, :size].to(rows.dtype)  # (A', K, C)
+    here = here.to(rows.dtype)  # (A', K, C)
     of_atom = places // max(len(here), 1)  # n
     with torch.autocast(x.device.type, enabled=False):  # cheap enough for full precision
         turned = torch.bmm(rows.view(len(here), of_atom * kept, size), here)

@@ -101,8 +101,8 @@ class MessageBlock(nn.Module):
             return tuple(part for end in ends for part in taps.split_input(end))
 
         def gated(e: Tensor, weight: Tensor, bias: Tensor, *first: Tensor) -> tuple[Tensor]:
-            rolled = taps.roll(first) if taps else first[0][:, None]  # (E', T, H)
-            gate = silu_of_own(linear(e, weight, bias))[:, None]
+            rolled = taps.roll(first) if taps else first[0].unsqueeze(1)  # (E', T, H)
+            gate = silu_of_own(linear(e, weight, bias)).unsqueeze(1)
             rolled = silu_of_own(rolled) if taps else silu(rolled, inplace)
             return (rolled * gate if torch.is_grad_enabled() else rolled.mul_(gate),)
 
