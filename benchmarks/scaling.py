@@ -18,7 +18,7 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.models import SCN, VARIANTS, build, train_step
-from benchmarks.speed import Worker
+from benchmarks.process import measure
 from benchmarks.store import ROOT, machine, read_json, table, write_json
 from benchmarks.structures import slabs
 
@@ -26,17 +26,15 @@ RESULTS = ROOT / "docs/results/scaling.json"
 EPILOG = """example:
   python -m benchmarks.scaling --atoms 50 200 2000 --batch-sizes 1 4 --ranks 1 2
 Each measurement has a process of its own. Seconds are medians, memory is what benchmarks.speed calls so.
+The results are written after each of the three series.
 Ranks have one thread and a batch each; they exchange gradients through gloo."""
 
 
-def measure(call: str, args: argparse.Namespace, **of_worker: Any) -> dict[str, Any]:
-    """Return the seconds of an inference or training step of our model, and the worker's facts."""
-    worker = Worker(f"ours {args.variant}", call, **of_worker)
-    try:
-        seconds = float(np.median([worker.seconds() for _ in range(args.repeats)]))
-        return {"call": call, **of_worker, **worker.facts, "seconds": seconds}
-    finally:
-        worker.close()
+def of_processes(call: str, args: argparse.Namespace, **settings: Any) -> dict[str, Any]:
+    """Return what several processes, one after another, measure of our model: the median of their seconds."""
+    turns = [measure(f"ours {args.variant}", call, **settings) for _ in range(args.repeats)]
+    seconds = float(np.median([turn["seconds"] for turn in turns]))
+    return {"call": call, **settings, **turns[0], "seconds": seconds}
 
 
 def fairchem_graph_seconds(num_atoms: int) -> float:
@@ -52,7 +50,7 @@ def by_atoms(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return inference of one slab, for each number of atoms."""
     records = []
     for atoms in args.atoms:
-        record = measure("inference", args, atoms=atoms, threads=args.threads)
+        record = of_processes("inference", args, atoms=atoms, threads=args.threads)
         record["fairchem_graph_seconds"] = fairchem_graph_seconds(atoms)
         records.append(record)
     return records
@@ -61,7 +59,7 @@ def by_atoms(args: argparse.Namespace) -> list[dict[str, Any]]:
 def by_batch_size(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return inference and training steps of slabs of one size, for each batch size."""
     return [
-        measure(call, args, atoms=args.size, batch_size=size, threads=args.threads)
+        of_processes(call, args, atoms=args.size, batch_size=size, threads=args.threads)
         for call in ("inference", "training")
         for size in args.batch_sizes
     ]
@@ -158,9 +156,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     args = build_parser().parse_args(argv)
-    found = {"atoms": by_atoms(args), "batch_size": by_batch_size(args), "ranks": by_ranks(args)}
+    found: dict[str, Any] = {}
+    for name, series in (("atoms", by_atoms), ("batch_size", by_batch_size), ("ranks", by_ranks)):
+        found[name] = series(args)
+        write_json(args.results, {**machine(), "variant": args.variant, **found})
     print(results_tables(found))
-    write_json(args.results, {**machine(), "variant": args.variant, **found})
     print(f"wrote {args.results}")
     return 0
 

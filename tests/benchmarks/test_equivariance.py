@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import equivariance
+from benchmarks.equivariance_rows import ROLL_TAPS
 from benchmarks.store import ROOT
 from ocp_scn import SphericalChannelNetwork
 
@@ -71,7 +72,7 @@ def test_equivariance(tmp_path: Path) -> None:
     assert {record["weights"] for record in own} == {"weights.pt"}
     assert own[1]["row"] == "as trained"
     assert own[1]["moved_forces"] == 0
-    assert [r["eval_taps"] for r in own if r["kind"] == "rolls"] == list(equivariance.ROLL_TAPS)
+    assert [r["eval_taps"] for r in own if r["kind"] == "rolls"] == list(ROLL_TAPS)
 
 
 @pytest.mark.parametrize(
