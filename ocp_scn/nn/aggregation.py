@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from ocp_scn.nn.recompute import recomputed, silu_of_own
+from ocp_scn.nn.recompute import linear, recomputed, silu_of_own
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
 
 # Numbers in the largest tensor of the grid points that are computed at once.

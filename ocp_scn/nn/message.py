@@ -6,10 +6,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
 from ocp_scn.nn.edges import EdgeGroup, Receivers, sum_at_targets, to_edge_frames
-from ocp_scn.nn.recompute import linears, recomputed, silu_of_own
+from ocp_scn.nn.recompute import linear, linears, recomputed, silu_of_own
 from ocp_scn.nn.taps import Taps
 from ocp_scn.sphere import num_coefficients
 

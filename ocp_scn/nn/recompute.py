@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, silu
 
+from ocp_scn.nn.products import add_product, product
+
 Prepare = Callable[..., Sequence[Tensor]]
 
 
 def linears(
     prepare: Prepare,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     *inputs: Tensor,
     blocks: Tensor | None = None,
     into: Sequence[int] = (0,),
@@ -32,7 +34,7 @@ def linears(
         prepare: cheap and differentiable; computed again in the backward pass. It must depend on
             no other tensor that requires a gradient.
         weight: the matrix whose ranges of columns w_k, each as wide as its u_k, multiply.
-        bias: (out,) added to the first sum.
+        bias: (out,) added to the first sum, or None.
         inputs: tensors that ``prepare`` takes.
         blocks: the order in which the matrix's columns, in as many blocks of equal width, are taken
             before; as they are if None.
@@ -45,6 +47,11 @@ def linears(
     return function(prepare, blocks, tuple(into), weight, bias, *inputs)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x @ weight.T + bias, like torch's function of this name, by :mod:`ocp_scn.nn.products`."""
+    return linears(_unchanged, weight, bias, x.flatten(0, -2))[0].unflatten(0, x.shape[:-1])
+
+
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Return function(*inputs), keeping inputs but nothing from inside; like :func:`linears` otherwise."""
     return _Recomputed.apply(function, *inputs) if torch.is_grad_enabled() else function(*inputs)
@@ -55,12 +62,16 @@ def silu_of_own(x: Tensor) -> Tensor:
     return silu(x, inplace=not torch.is_grad_enabled())
 
 
+def _unchanged(x: Tensor) -> tuple[Tensor]:
+    return (x,)
+
+
 def _sums_of_products(
     prepare: Prepare,
     blocks: Tensor | None,
     into: tuple[int, ...],
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     *inputs: Tensor,
 ) -> tuple[Tensor, ...]:
     prepared = prepare(*inputs)
@@ -69,10 +80,11 @@ def _sums_of_products(
         flat, part = u.flatten(0, -2), _part(weight, blocks, columns)
         if k < len(sums):
             total = sums[k].flatten(0, -2)
-            total.addmm_(flat.to(total.dtype), part.mT.to(total.dtype))
+            add_product(total, flat.to(total.dtype), part.to(total.dtype))
         else:
-            product = flat @ part.mT if k else torch.addmm(bias, flat, part.mT)
-            sums.append(product.view(*u.shape[:-1], product.shape[1]))
+            total = product(flat, part, None if k else bias)
+            # torch forbids to change a view that leaves a custom function, and counts one as it is, too.
+            sums.append(total if u.dim() == 2 else total.view(*u.shape[:-1], total.shape[1]))
     return tuple(sums)
 
 
@@ -103,21 +115,23 @@ class _Linears(torch.autograd.Function):
         if any(needs_input):
             # As matrices: for more dimensions and a strided part, torch makes many small products.
             products = [
-                (g.flatten(0, -2) @ _part(weight, ctx.blocks, columns)).to(u.dtype).view_as(u)
+                product(g.flatten(0, -2), _part(weight, ctx.blocks, columns).mT).to(u.dtype).view_as(u)
                 for g, columns, u in zip(received, ranges, prepared, strict=True)
             ]
             for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
         for_weight = None
         if needs_weight:
-            pairs = [(g.flatten(0, -2).mT, u.flatten(0, -2)) for g, u in zip(received, prepared, strict=True)]
+            pairs = [
+                (g.flatten(0, -2).mT, u.flatten(0, -2).mT) for g, u in zip(received, prepared, strict=True)
+            ]
             if keep or ctx.precision["enabled"]:
-                for_weight = torch.cat([a @ b for a, b in pairs], dim=1).to(weight.dtype)
+                for_weight = torch.cat([product(*pair) for pair in pairs], dim=1).to(weight.dtype)
                 if ctx.blocks is not None:
                     for_weight = _part(for_weight, ctx.blocks.argsort(), slice(0, weight.shape[1]))
             else:
                 for_weight = torch.empty_like(weight)
-                for (a, b), columns in zip(pairs, ranges, strict=True):
-                    _write_product(a, b, for_weight, ctx.blocks, columns)
+                for pair, columns in zip(pairs, ranges, strict=True):
+                    _write_product(*pair, for_weight, ctx.blocks, columns)
         for_bias = gradients[0].flatten(0, -2).sum(0) if needs_bias else None
         return None, None, None, for_weight, for_bias, *for_inputs
 
@@ -152,12 +166,12 @@ def _part(weight: Tensor, blocks: Tensor | None, columns: slice) -> Tensor:
 
 
 def _write_product(a: Tensor, b: Tensor, weight: Tensor, blocks: Tensor | None, columns: slice) -> None:
-    """Write a @ b where :func:`_part` reads."""
+    """Write a @ b.mT where :func:`_part` reads."""
     if blocks is None:
-        torch.mm(a, b, out=weight[:, columns])
+        product(a, b, out=weight[:, columns])
     else:
         rows = _as_blocks(weight, blocks)
-        rows.index_copy_(0, _block_rows(weight, blocks, columns), (a @ b).view(-1, rows.shape[1]))
+        rows.index_copy_(0, _block_rows(weight, blocks, columns), product(a, b).view(-1, rows.shape[1]))
 
 
 def _as_blocks(weight: Tensor, blocks: Tensor) -> Tensor:

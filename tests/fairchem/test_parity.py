@@ -1,5 +1,6 @@
 """Equal weights, graph and frames give the energies, forces and gradients of fairchem's built-in SCN."""
 
+import copy
 import dataclasses
 import itertools
 
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from ocp_scn import SCN, SphericalChannelNetwork
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.graph import build_graph, sort_by_target
+from ocp_scn.nn import products
 from ocp_scn.sphere import edge_frames
 from ocp_scn.state_dict import to_checkpoint_name
 from tests.structures import batch_of, bulk, crystal, molecule, slab
+from tests.weights import strengthen
 
 SMALL = {
     "lmax": 3,
@@ -181,8 +184,17 @@ CASES_IN_TURN = [
 cases_in_turn = pytest.mark.parametrize(("changes", "structure"), CASES_IN_TURN)
 
 
+@pytest.fixture(params=["MKL", "oneDNN"])
+def library(request, monkeypatch):
+    """What float32 products are computed by; otherwise the processor decides, and their sizes."""
+    if request.param == "oneDNN" and not torch.backends.mkldnn.is_available():
+        pytest.skip("torch without oneDNN")
+    monkeypatch.setattr(products, "MIN_VALUES", 0)
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: request.param == "oneDNN")
+
+
 @cases_in_turn
-@pytest.mark.usefixtures("exact_sphere_points")
+@pytest.mark.usefixtures("exact_sphere_points", "library")
 def test_float32(changes, structure):
     """Energies and forces within 2e-5, with forces a hundred times above their initial cancellation."""
     summands = []
@@ -208,6 +220,19 @@ def test_float32_against_float64(changes, structure):
     torch.set_default_dtype(torch.float32)
     ours = ours_with(model, data, frames[0].float())
     assert_within(2e-5, ours, theirs)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("direct_forces", [True, False])
+def test_gradients_in_float32(direct_forces):
+    """Gradients of every parameter, of second derivatives too, within 1e-4 of the largest in float64."""
+    settings = {**SMALL, **CASES["l6 published"], "direct_forces": direct_forces}
+    model = strengthen(SphericalChannelNetwork(**settings)).eval()  # the same frames in both precisions
+    exact = copy.deepcopy(model).double()
+    for network, dtype in ((model, torch.float32), (exact, torch.float64)):
+        loss(network(batch_of(bulk(7, 1), slab(5, 2), dtype=dtype))).backward()
+    for found, wanted in zip(model.parameters(), exact.parameters(), strict=True):
+        assert error(found.grad, wanted.grad) <= 1e-4
 
 
 def test_no_far_edge():

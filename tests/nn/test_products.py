@@ -1,0 +1,98 @@
+"""Matrix products by either library."""
+
+import pytest
+import torch
+
+from ocp_scn.nn import products
+from ocp_scn.nn.products import add_product, product
+from ocp_scn.nn.recompute import linear
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """Have every float32 product computed by oneDNN, and return the shapes of those that were."""
+    shapes, compute = [], products._by_onednn
+
+    def noted(a, b, bias):
+        shapes.append((*a.shape, len(b)))
+        return compute(a, b, bias)
+
+    monkeypatch.setattr(products, "MIN_VALUES", 0)
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_by_onednn", noted)
+    return shapes
+
+
+def factors(dtype=torch.float32):
+    """Return (30, 20) and (40, 20) in the layouts that the network has: whole, transposed, a part."""
+    random = torch.Generator().manual_seed(0)
+    for transposed in (False, True):
+        a = torch.randn(30, 20, generator=random, dtype=dtype)
+        yield a, torch.randn(40, 20, generator=random, dtype=dtype)
+        yield a.mT.contiguous().mT, torch.randn(20, 40, generator=random, dtype=dtype).mT
+        part = torch.randn(60, 60, generator=random, dtype=dtype)[10:50, 20:40]
+        yield a, (part.mT.contiguous() if transposed else part.contiguous().mT).mT
+        yield torch.randn(60, 60, generator=random, dtype=dtype)[5:35, 10:30], part
+
+
+@needs_onednn
+@pytest.mark.parametrize("library", ["MKL", "oneDNN"])
+def test_products(library, request):
+    """Values, with a bias, into a given tensor and added to one, are right to float32's digits."""
+    if library == "oneDNN":
+        shapes = request.getfixturevalue("onednn")
+    bias = torch.linspace(-1, 1, 40)
+    with torch.no_grad():
+        for a, b in factors():
+            exact = (a.double() @ b.double().mT).float()
+            close = {"rtol": 0, "atol": 1e-5}
+            torch.testing.assert_close(product(a, b), exact, **close)
+            torch.testing.assert_close(product(a, b, bias), exact + bias, **close)
+            wide = torch.zeros(30, 100)
+            assert product(a, b, out=wide[:, 50:90]).data_ptr() == wide[:, 50:].data_ptr()
+            torch.testing.assert_close(wide[:, 50:90], exact, **close)
+            assert not wide[:, :50].any()
+            assert not wide[:, 90:].any()
+            total = torch.ones(30, 40)
+            add_product(total, a, b)
+            torch.testing.assert_close(total, exact + 1, **close)
+    if library == "oneDNN":
+        assert set(shapes) == {(30, 20, 40)}
+
+
+@needs_onednn
+def test_where_onednn_is_not_taken(onednn):
+    """Other precisions, empty products, recorded derivatives and torch's switch leave it to torch."""
+    a, b = next(factors())
+    x = a.clone().requires_grad_()
+    product(x, b).sum().backward()
+    torch.testing.assert_close(x.grad, b.sum(0).expand(30, 20))
+    with torch.no_grad():
+        assert product(*next(factors(torch.float64))).dtype == torch.float64
+        assert product(a[:0], b).shape == (0, 40)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert product(a, b).dtype == torch.bfloat16
+        with torch.backends.mkldnn.flags(enabled=False):
+            product(a, b)
+        assert not onednn
+        product(a, b)
+        assert onednn
+
+
+@needs_onednn
+def test_derivatives_of_linear(onednn):
+    """Those of torch's linear; of the second order too, for which torch computes."""
+    a, b = next(factors())
+    x = a.view(5, 6, 20)
+    found = [t.clone().requires_grad_() for t in (x, b, torch.ones(40))]
+    wanted = [t.clone().requires_grad_() for t in (x, b, torch.ones(40))]
+    linear(*found).sin().sum().backward()
+    torch.nn.functional.linear(*wanted).sin().sum().backward()
+    assert sorted(onednn) == [(30, 20, 40), (30, 40, 20), (40, 30, 20)]
+    for tensor, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(tensor.grad, other.grad, rtol=0, atol=3e-5)
+    double = [t.detach().double().requires_grad_() for t in found]
+    assert torch.autograd.gradcheck(linear, [t[:2] for t in double])
+    assert torch.autograd.gradgradcheck(linear, [t[:2] for t in double])
