@@ -85,7 +85,7 @@ def test_batched_predictions_are_those_of_the_calculator(checkpoint, precision):
     systems = [slab(0), slab(1, "Pd"), crystal(), water(), Atoms("Cu")]
     out = predictor(checkpoint, settings).predict(batch_of(*systems, dtype=precision))
     parts = out["forces"].split([len(system) for system in systems])
-    unit = torch.finfo(precision).eps  # one in the last place of an energy, of up to 2 ** 8 eV here
+    unit = torch.finfo(precision).eps  # the spacing of numbers, relative to them
     for system, energy, forces in zip(systems, out["energy"], parts, strict=True):
         expected, expected_forces = calculated(checkpoint, system, settings)
         assert float(energy) == pytest.approx(expected, rel=4 * unit)

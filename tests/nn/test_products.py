@@ -26,15 +26,15 @@ def onednn(monkeypatch):
 
 
 def factors(dtype=torch.float32):
-    """Return (30, 20) and (40, 20) in the layouts that the network has: whole, transposed, a part."""
+    """Yield (30, 20) and (40, 20) in the layouts that the network has: whole, transposed, parts."""
     random = torch.Generator().manual_seed(0)
-    for transposed in (False, True):
-        a = torch.randn(30, 20, generator=random, dtype=dtype)
-        yield a, torch.randn(40, 20, generator=random, dtype=dtype)
-        yield a.mT.contiguous().mT, torch.randn(20, 40, generator=random, dtype=dtype).mT
-        part = torch.randn(60, 60, generator=random, dtype=dtype)[10:50, 20:40]
-        yield a, (part.mT.contiguous() if transposed else part.contiguous().mT).mT
-        yield torch.randn(60, 60, generator=random, dtype=dtype)[5:35, 10:30], part
+    a, b, wide = (
+        torch.randn(*shape, generator=random, dtype=dtype) for shape in ((30, 20), (40, 20), (60, 60))
+    )
+    yield a, b
+    yield a.mT.contiguous().mT, b.mT.contiguous().mT
+    yield a, wide[10:50, 20:40]
+    yield wide[5:35, 10:30], b
 
 
 @needs_onednn
