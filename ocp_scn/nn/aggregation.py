@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ocp_scn.nn.products import input_major
 from ocp_scn.nn.recompute import linear, recomputed, silu_of_own
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
 
@@ -35,9 +36,9 @@ class GridAggregation(TableModule):
         super().__init__()
         wide = 2 * num_bands * channels
         self.lmax, self.num_bands = lmax, num_bands
-        self.fc1 = nn.Linear(wide, wide)
-        self.fc2 = nn.Linear(wide, 2 * channels)
-        self.fc3 = nn.Linear(2 * channels, channels)
+        self.fc1 = input_major(nn.Linear(wide, wide))
+        self.fc2 = input_major(nn.Linear(wide, 2 * channels))
+        self.fc3 = input_major(nn.Linear(2 * channels, channels))
         self.register_table("to_grid", coefficients_to_grid(lmax, resolution))  # (G, K)
         self.block_size = max(1, MAX_VALUES // (len(self.to_grid) * wide))  # atoms
         self.register_table("from_grid", grid_to_coefficients(lmax, resolution))  # (K, G)
@@ -47,7 +48,7 @@ class GridAggregation(TableModule):
         parts = zip(x.split(self.block_size), messages.split(self.block_size), strict=True)
         maps = [self.fc1.bias, *(tensor for fc in (self.fc2, self.fc3) for tensor in (fc.weight, fc.bias))]
         maps += self._maps_of_bands()
-        return torch.cat([recomputed(self._update, *part, *maps) for part in parts])
+        return torch.cat([recomputed(self._update, *part, *maps) for part in parts], dim=1).transpose(0, 1)
 
     def _update(
         self,
@@ -60,17 +61,18 @@ class GridAggregation(TableModule):
         b3: Tensor,
         *of_bands: Tensor,
     ) -> Tensor:
-        first = _add_constant(self._first_map(x, messages, of_bands), b1)  # (A, K, 2 b C')
-        second = linear(silu_of_own(self.to_grid @ first), w2, b2)  # (A, G, 2 C')
-        return _add_constant(linear(self.from_grid @ silu_of_own(second), w3), b3)  # (A, K, C')
+        # With coefficients ahead of atoms, a transform is one large matrix product.
+        both = torch.cat([x.transpose(0, 1), messages.transpose(0, 1)], dim=-1)  # (K, A, 2 C')
+        first = _add_constant(self._first_map(both, of_bands), b1)  # (K, A, 2 b C')
+        second = linear(silu_of_own(_transform(self.to_grid, first)), w2, b2)  # (G, A, 2 C')
+        return _add_constant(linear(_transform(self.from_grid, silu_of_own(second)), w3), b3)  # (K, A, C')
 
-    def _first_map(self, x: Tensor, messages: Tensor, of_bands: Sequence[Tensor]) -> Tensor:
+    def _first_map(self, both: Tensor, of_bands: Sequence[Tensor]) -> Tensor:
         """Return the coefficients of the first map's output, without its bias."""
-        both = torch.cat([x, messages], dim=-1)  # (A, K, 2 C')
         borders = [0, *((self.lmax + 1 - j) ** 2 for j in reversed(range(self.num_bands)))]
         ranges = zip(itertools.pairwise(borders), of_bands, strict=True)
-        parts = [linear(both[:, start:stop], weight) for (start, stop), weight in ranges]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        parts = [linear(both[start:stop], weight) for (start, stop), weight in ranges]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _maps_of_bands(self) -> list[Tensor]:
         """Return the first map's matrices for the degrees of all bands, of all but the last, ..., of one.
@@ -80,11 +82,16 @@ class GridAggregation(TableModule):
         weight = self.fc1.weight
         if self.num_bands == 1:
             return [weight]
-        sums = weight.view(len(weight), 2, self.num_bands, -1).cumsum(2)
-        return [sums[:, :, j].flatten(1) for j in reversed(range(self.num_bands))]
+        sums = weight.mT.unflatten(0, (2, self.num_bands, -1)).cumsum(1)
+        return [sums[:, j].flatten(0, 1).mT for j in reversed(range(self.num_bands))]
+
+
+def _transform(matrix: Tensor, values: Tensor) -> Tensor:
+    """Return the matrix's product with the first dimension of ``values``."""
+    return linear(matrix, values.flatten(1).mT).unflatten(1, values.shape[1:])
 
 
 def _add_constant(coefficients: Tensor, constant: Tensor) -> Tensor:
     """Add, in place, a function with one value everywhere: its coefficient (0, 0) is sqrt(4 pi) times it."""
-    coefficients.select(1, 0).add_(constant, alpha=math.sqrt(4 * math.pi))
+    coefficients[0].add_(constant, alpha=math.sqrt(4 * math.pi))
     return coefficients

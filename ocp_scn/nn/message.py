@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from ocp_scn.nn.edges import EdgeGroup, Receivers, sum_at_targets, to_edge_frames
+from ocp_scn.nn.products import input_major
 from ocp_scn.nn.recompute import linear, linears, recomputed, silu_of_own
 from ocp_scn.nn.taps import Taps
 from ocp_scn.sphere import num_coefficients
@@ -55,10 +56,10 @@ class MessageBlock(nn.Module):
         self.lmax = lmax
         self.num_kept = num_coefficients(lmax, mmax)  # S
         size = self.num_kept * channels
-        self.fc_features = nn.Linear(num_features, hidden)  # A0
-        self.fc1 = nn.Linear(2 * size, hidden)  # A1
-        self.fc2 = nn.Linear(hidden, hidden)  # A2
-        self.fc3 = nn.Linear(hidden, size)  # A3
+        self.fc_features = input_major(nn.Linear(num_features, hidden))  # A0
+        self.fc1 = input_major(nn.Linear(2 * size, hidden))  # A1
+        self.fc2 = input_major(nn.Linear(hidden, hidden))  # A2
+        self.fc3 = input_major(nn.Linear(hidden, size))  # A3
         self.taps = Taps(lmax, mmax, num_taps) if num_taps > 1 else None
         if eval_num_taps is None or eval_num_taps == num_taps:
             self.eval_taps = self.taps
@@ -121,7 +122,6 @@ class MessageBlock(nn.Module):
         ) -> Tensor:
             return turned_back(at, silu_of_own(linear(silu(second, inplace), weight, bias)), rows)
 
-        into = [*range(len(taps.sizes) if taps else 1)] * 2  # source and target, order by order
         first = linears(
             in_edge_frames,
             self.fc1.weight,
@@ -130,7 +130,7 @@ class MessageBlock(nn.Module):
             group.source.rows,
             group.target.rows,
             blocks=taps.blocks if taps else None,
-            into=into,
+            into=[*range(len(taps.sizes))] * 2 if taps else None,  # source and target, order by order
         )
         gate = (features, self.fc_features.weight, self.fc_features.bias)
         (second,) = linears(gated, self.fc2.weight, self.fc2.bias, *gate, *first)

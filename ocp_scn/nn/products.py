@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Numbers in the matrix b from which on the other library is worth its call.
 MIN_VALUES = 2**15
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+def input_major(layer: nn.Linear) -> nn.Linear:
+    """Have a linear layer's weight (out, in) lie in memory input by input, and return the layer.
+
+    The numbers stay the same. Some inputs' part of the weight is then one range of memory, and oneDNN is
+    spared rows that are a power of two apart, of which a processor's caches hold few at a time: with 1,024
+    inputs a product is a third faster.
+    """
+    layer.weight.data = layer.weight.data.mT.contiguous().mT
+    return layer
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a @ b.mT + bias, as a linear layer does.
 
     torch takes MKL for float32, whose code for AVX-512 is for Intel's processors only. oneDNN's, which
@@ -23,15 +35,13 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | N
         a: (M, K).
         b: (N, K).
         bias: (N,), or None for zero.
-        out: (M, N) tensor to write to, or None for a new one; without a bias.
 
     Returns:
         (M, N).
     """
     if _takes_onednn(a, b):
-        values = _by_onednn(a, b, bias)
-        return values if out is None else out.copy_(values)
-    return torch.mm(a, b.mT, out=out) if bias is None else torch.addmm(bias, a, b.mT)
+        return _by_onednn(a, b, bias)
+    return torch.mm(a, b.mT) if bias is None else torch.addmm(bias, a, b.mT)
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -40,6 +50,19 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += _by_onednn(a, b, None)
     else:
         total.addmm_(a, b.mT)
+
+
+def stacked_product(parts: Sequence[Tensor], b: Tensor) -> Tensor:
+    """Return cat(parts) @ b.mT for parts (M_k, K); see :func:`product`."""
+    if len(parts) == 1:
+        return product(parts[0], b)
+    mixed = torch.is_autocast_enabled(b.device.type)
+    if torch.is_grad_enabled() or mixed or _takes_onednn(parts[0], b):
+        return product(torch.cat(list(parts)), b)  # oneDNN would copy the parts, which are transposed, anyway
+    values = b.new_empty(sum(len(part) for part in parts), len(b))
+    for part, rows in zip(parts, values.split([len(part) for part in parts]), strict=True):
+        torch.mm(part, b.mT, out=rows)
+    return values
 
 
 def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear, silu, threshold
+from torch.nn.functional import embedding, silu, threshold
 
-from ocp_scn.nn.recompute import recomputed
+from ocp_scn.nn.recompute import linear, recomputed
 from ocp_scn.sphere import TableModule
 
 

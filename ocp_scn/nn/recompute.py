@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, silu
 
-from ocp_scn.nn.products import add_product, product
+from ocp_scn.nn.products import add_product, product, stacked_product
 
 Prepare = Callable[..., Sequence[Tensor]]
 
@@ -26,7 +26,7 @@ def linears(
     bias: Tensor | None,
     *inputs: Tensor,
     blocks: Tensor | None = None,
-    into: Sequence[int] = (0,),
+    into: Sequence[int] | None = None,
 ) -> tuple[Tensor, ...]:
     """Return sums of products u_k @ w_k.T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k.
 
@@ -38,13 +38,14 @@ def linears(
         inputs: tensors that ``prepare`` takes.
         blocks: the order in which the matrix's columns, in as many blocks of equal width, are taken
             before; as they are if None.
-        into: for each k the number of the sum that the product belongs to, from 0.
+        into: for each k the number of the sum that the product belongs to, from 0; given with ``blocks``.
+            None: there is one sum.
 
     Returns:
         The sums, (..., out) each.
     """
     function = _Linears.apply if torch.is_grad_enabled() else _sums_of_products
-    return function(prepare, blocks, tuple(into), weight, bias, *inputs)
+    return function(prepare, blocks, into, weight, bias, *inputs)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -69,14 +70,14 @@ def _unchanged(x: Tensor) -> tuple[Tensor]:
 def _sums_of_products(
     prepare: Prepare,
     blocks: Tensor | None,
-    into: tuple[int, ...],
+    into: Sequence[int] | None,
     weight: Tensor,
     bias: Tensor | None,
     *inputs: Tensor,
 ) -> tuple[Tensor, ...]:
     prepared = prepare(*inputs)
     sums: list[Tensor] = []
-    for u, columns, k in zip(prepared, _columns(prepared), into, strict=True):
+    for u, columns, k in zip(prepared, _columns(prepared), into or [0] * len(prepared), strict=True):
         flat, part = u.flatten(0, -2), _part(weight, blocks, columns)
         if k < len(sums):
             total = sums[k].flatten(0, -2)
@@ -91,7 +92,7 @@ def _sums_of_products(
 class _Linears(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, prepare: Prepare, blocks: Tensor | None, into: tuple[int, ...], *tensors: Tensor
+        ctx: Any, prepare: Prepare, blocks: Tensor | None, into: Sequence[int] | None, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.prepare, ctx.blocks, ctx.into = prepare, blocks, into
         ctx.precision = _autocast(tensors[0])
@@ -109,29 +110,20 @@ class _Linears(torch.autograd.Function):
         needs_weight, needs_bias, *needs_input = ctx.needs_input_grad[3:]
         keep = torch.is_grad_enabled()
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
-        ranges = _columns(prepared)
-        received = [gradients[k] for k in ctx.into]
+        into = ctx.into or [0] * len(prepared)
         for_inputs: list[Tensor | None] = [None] * len(inputs)
         if any(needs_input):
             # As matrices: for more dimensions and a strided part, torch makes many small products.
             products = [
-                product(g.flatten(0, -2), _part(weight, ctx.blocks, columns).mT).to(u.dtype).view_as(u)
-                for g, columns, u in zip(received, ranges, prepared, strict=True)
+                product(gradients[k].flatten(0, -2), _part(weight, ctx.blocks, columns).mT)
+                .to(u.dtype)
+                .view_as(u)
+                for u, columns, k in zip(prepared, _columns(prepared), into, strict=True)
             ]
             for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
         for_weight = None
         if needs_weight:
-            pairs = [
-                (g.flatten(0, -2).mT, u.flatten(0, -2).mT) for g, u in zip(received, prepared, strict=True)
-            ]
-            if keep or ctx.precision["enabled"]:
-                for_weight = torch.cat([product(*pair) for pair in pairs], dim=1).to(weight.dtype)
-                if ctx.blocks is not None:
-                    for_weight = _part(for_weight, ctx.blocks.argsort(), slice(0, weight.shape[1]))
-            else:
-                for_weight = torch.empty_like(weight)
-                for pair, columns in zip(pairs, ranges, strict=True):
-                    _write_product(*pair, for_weight, ctx.blocks, columns)
+            for_weight = _weight_derivative(weight, ctx.blocks, into, prepared, gradients)
         for_bias = gradients[0].flatten(0, -2).sum(0) if needs_bias else None
         return None, None, None, for_weight, for_bias, *for_inputs
 
@@ -161,29 +153,39 @@ def _part(weight: Tensor, blocks: Tensor | None, columns: slice) -> Tensor:
     """Return a range of a matrix's columns after its blocks are put in order."""
     if blocks is None:
         return weight[:, columns]
-    index = _block_rows(weight, blocks, columns)
-    return embedding(index, _as_blocks(weight, blocks)).view(len(weight), -1)  # faster than an index
+    taken = _blocks_of(weight, blocks, columns)
+    return embedding(taken, _as_blocks(weight, blocks)).view(-1, len(weight)).mT  # faster than an index
 
 
-def _write_product(a: Tensor, b: Tensor, weight: Tensor, blocks: Tensor | None, columns: slice) -> None:
-    """Write a @ b.mT where :func:`_part` reads."""
+def _weight_derivative(
+    weight: Tensor,
+    blocks: Tensor | None,
+    into: Sequence[int],
+    prepared: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+) -> Tensor:
+    """Return the matrix's derivative, which lies in memory column by column."""
+    ranges, flat = _columns(prepared), [u.flatten(0, -2).mT for u in prepared]
     if blocks is None:
-        product(a, b, out=weight[:, columns])
-    else:
-        rows = _as_blocks(weight, blocks)
-        rows.index_copy_(0, _block_rows(weight, blocks, columns), product(a, b).view(-1, rows.shape[1]))
+        return stacked_product(flat, gradients[0].flatten(0, -2).mT).to(weight.dtype).mT
+    whole = weight.new_empty(len(blocks), weight.numel() // len(blocks))
+    for k, gradient in enumerate(gradients):
+        summed = [n for n, number in enumerate(into) if number == k]
+        values = stacked_product([flat[n] for n in summed], gradient.flatten(0, -2).mT)
+        taken = torch.cat([_blocks_of(weight, blocks, ranges[n]) for n in summed])
+        whole.index_copy_(0, taken, values.to(weight.dtype).view(len(taken), -1))
+    return whole.view(weight.mT.shape).mT
 
 
 def _as_blocks(weight: Tensor, blocks: Tensor) -> Tensor:
-    """Return a matrix with each row cut into blocks that are rows then."""
-    return weight.reshape(len(weight) * len(blocks), -1)
+    """Return a matrix's blocks of columns, each as a row."""
+    return weight.mT.reshape(len(blocks), -1)
 
 
-def _block_rows(weight: Tensor, blocks: Tensor, columns: slice) -> Tensor:
-    """Return which rows of :func:`_as_blocks` a range of reordered columns is, row after row."""
+def _blocks_of(weight: Tensor, blocks: Tensor, columns: slice) -> Tensor:
+    """Return which rows of :func:`_as_blocks` a range of reordered columns is."""
     size = weight.shape[1] // len(blocks)
-    first = torch.arange(len(weight), device=weight.device)[:, None] * len(blocks)
-    return (first + blocks[columns.start // size : columns.stop // size]).flatten()
+    return blocks[columns.start // size : columns.stop // size]
 
 
 def _autocast(tensor: Tensor) -> dict[str, Any]:
