@@ -44,12 +44,15 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.mm(a, b.mT) if bias is None else torch.addmm(bias, a, b.mT)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b.mT to ``total`` (M, N), in place; see :func:`product`."""
-    if _takes_onednn(a, b):
-        total += _by_onednn(a, b, None)
-    else:
-        total.addmm_(a, b.mT)
+def sum_of_products(factors: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
+    """Return the sum of a @ b.mT over ``factors`` (a, b), plus bias; see :func:`product`. No derivative."""
+    total = product(*factors[0], bias)
+    for a, b in factors[1:]:
+        if _takes_onednn(a, b):
+            total += _by_onednn(a, b, None)
+        else:  # autocast leaves alone what is done in place
+            total.addmm_(a.to(total.dtype), b.mT.to(total.dtype))
+    return total
 
 
 def stacked_product(parts: Sequence[Tensor], b: Tensor) -> Tensor:

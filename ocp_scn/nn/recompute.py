@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, silu
 
-from ocp_scn.nn.products import add_product, product, stacked_product
+from ocp_scn.nn.products import product, stacked_product, sum_of_products
 
 Prepare = Callable[..., Sequence[Tensor]]
 
@@ -76,16 +76,14 @@ def _sums_of_products(
     *inputs: Tensor,
 ) -> tuple[Tensor, ...]:
     prepared = prepare(*inputs)
+    ranges = _columns(prepared)
     sums: list[Tensor] = []
-    for u, columns, k in zip(prepared, _columns(prepared), into or [0] * len(prepared), strict=True):
-        flat, part = u.flatten(0, -2), _part(weight, blocks, columns)
-        if k < len(sums):
-            total = sums[k].flatten(0, -2)
-            add_product(total, flat.to(total.dtype), part.to(total.dtype))
-        else:
-            total = product(flat, part, None if k else bias)
-            # torch forbids to change a view that leaves a custom function, and counts one as it is, too.
-            sums.append(total if u.dim() == 2 else total.view(*u.shape[:-1], total.shape[1]))
+    for members in _sums(into, prepared):
+        factors = [(prepared[n].flatten(0, -2), _part(weight, blocks, ranges[n])) for n in members]
+        total = sum_of_products(factors, None if sums else bias)
+        shape = prepared[members[0]].shape[:-1]
+        # torch forbids to change a view that leaves a custom function, and counts one as it is, too.
+        sums.append(total if len(shape) == 1 else total.view(*shape, total.shape[1]))
     return tuple(sums)
 
 
@@ -110,20 +108,18 @@ class _Linears(torch.autograd.Function):
         needs_weight, needs_bias, *needs_input = ctx.needs_input_grad[3:]
         keep = torch.is_grad_enabled()
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
-        into = ctx.into or [0] * len(prepared)
         for_inputs: list[Tensor | None] = [None] * len(inputs)
         if any(needs_input):
+            received = [gradients[k].flatten(0, -2) for k in ctx.into or [0] * len(prepared)]
             # As matrices: for more dimensions and a strided part, torch makes many small products.
             products = [
-                product(gradients[k].flatten(0, -2), _part(weight, ctx.blocks, columns).mT)
-                .to(u.dtype)
-                .view_as(u)
-                for u, columns, k in zip(prepared, _columns(prepared), into, strict=True)
+                product(g, _part(weight, ctx.blocks, columns).mT).to(u.dtype).view_as(u)
+                for g, columns, u in zip(received, _columns(prepared), prepared, strict=True)
             ]
             for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
         for_weight = None
         if needs_weight:
-            for_weight = _weight_derivative(weight, ctx.blocks, into, prepared, gradients)
+            for_weight = _weight_derivative(weight, ctx.blocks, ctx.into, prepared, gradients)
         for_bias = gradients[0].flatten(0, -2).sum(0) if needs_bias else None
         return None, None, None, for_weight, for_bias, *for_inputs
 
@@ -143,6 +139,13 @@ class _Recomputed(torch.autograd.Function):
             return None, *_pull_back(result, sources, [gradient], needs_input, keep)
 
 
+def _sums(into: Sequence[int] | None, prepared: Sequence[Tensor]) -> list[list[int]]:
+    """Return which of the prepared tensors belong to each sum."""
+    if into is None:
+        return [[*range(len(prepared))]]
+    return [[n for n, number in enumerate(into) if number == k] for k in range(max(into) + 1)]
+
+
 def _columns(prepared: Sequence[Tensor]) -> list[slice]:
     """Return the ranges of a matrix's columns that multiply the given tensors."""
     borders = itertools.accumulate((u.shape[-1] for u in prepared), initial=0)
@@ -160,7 +163,7 @@ def _part(weight: Tensor, blocks: Tensor | None, columns: slice) -> Tensor:
 def _weight_derivative(
     weight: Tensor,
     blocks: Tensor | None,
-    into: Sequence[int],
+    into: Sequence[int] | None,
     prepared: Sequence[Tensor],
     gradients: Sequence[Tensor],
 ) -> Tensor:
@@ -169,10 +172,9 @@ def _weight_derivative(
     if blocks is None:
         return stacked_product(flat, gradients[0].flatten(0, -2).mT).to(weight.dtype).mT
     whole = weight.new_empty(len(blocks), weight.numel() // len(blocks))
-    for k, gradient in enumerate(gradients):
-        summed = [n for n, number in enumerate(into) if number == k]
-        values = stacked_product([flat[n] for n in summed], gradient.flatten(0, -2).mT)
-        taken = torch.cat([_blocks_of(weight, blocks, ranges[n]) for n in summed])
+    for members, gradient in zip(_sums(into, prepared), gradients, strict=True):
+        values = stacked_product([flat[n] for n in members], gradient.flatten(0, -2).mT)
+        taken = torch.cat([_blocks_of(weight, blocks, ranges[n]) for n in members])
         whole.index_copy_(0, taken, values.to(weight.dtype).view(len(taken), -1))
     return whole.view(weight.mT.shape).mT
 
