@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, silu, threshold
@@ -42,8 +44,8 @@ class RadialBasis(TableModule):
             return silu(self.fc1(torch.stack([distance, torch.ones_like(distance)], dim=-1)))
         u = (distance[:, None] - self.centres) / self.spacing
         if self.function == "gaussian":
-            # Processors are many times slower with the tiny numbers below float32's normal range.
-            return threshold(torch.exp(-0.5 * (u / self.width).square()), 1e-30, 0.0)
+            # Below 1e-30 values are 0: processors are many times slower with numbers below float32's range.
+            return torch.exp(threshold(-0.5 * (u / self.width).square(), -69.0, -math.inf))
         u = u * self.width
         return torch.sigmoid(u) + 0.001 * u if self.function == "linearsigmoid" else torch.sigmoid(u)
 
