@@ -201,9 +201,10 @@ def test_c12_bands():
             cut[:, (LMAX - j + 1) ** 2 :] = 0
             on_grid.append(block.to_grid @ cut)
     expected = torch.cat(on_grid, dim=-1) @ block.fc1.weight.T
-    both = torch.cat([x, messages], dim=-1).transpose(0, 1)  # (K, A, 2 C')
-    found = block._first_map(both, block._maps_of_bands()).transpose(0, 1)
-    assert torch.allclose(block.to_grid @ found, expected)
+    both, maps = torch.cat([x, messages], dim=-1), block._maps_of_bands()
+    for dim in (0, 1):  # of the coefficients
+        found = block._first_map(both.transpose(1, dim), maps, dim).transpose(1, dim)
+        assert torch.allclose(block.to_grid @ found, expected)
 
 
 def test_c13_grid():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ocp_scn.nn.products import input_major
+from ocp_scn.nn.products import input_major, large_products_pay
 from ocp_scn.nn.recompute import linear, recomputed, silu_of_own
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
 
@@ -45,13 +46,17 @@ class GridAggregation(TableModule):
 
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
         """Return the new signal (A, K, C') from the old one and the summed messages, both (A, K, C')."""
+        # With coefficients ahead of atoms, a transform is one product, and else one an atom.
+        dim = 0 if large_products_pay(x) else 1  # of the coefficients
         parts = zip(x.split(self.block_size), messages.split(self.block_size), strict=True)
         maps = [self.fc1.bias, *(tensor for fc in (self.fc2, self.fc3) for tensor in (fc.weight, fc.bias))]
         maps += self._maps_of_bands()
-        return torch.cat([recomputed(self._update, *part, *maps) for part in parts], dim=1).transpose(0, 1)
+        update = partial(self._update, dim)
+        return torch.cat([recomputed(update, *part, *maps) for part in parts], dim=1 - dim).transpose(1, dim)
 
     def _update(
         self,
+        dim: int,
         x: Tensor,
         messages: Tensor,
         b1: Tensor,
@@ -61,18 +66,19 @@ class GridAggregation(TableModule):
         b3: Tensor,
         *of_bands: Tensor,
     ) -> Tensor:
-        # With coefficients ahead of atoms, a transform is one large matrix product.
-        both = torch.cat([x.transpose(0, 1), messages.transpose(0, 1)], dim=-1)  # (K, A, 2 C')
-        first = _add_constant(self._first_map(both, of_bands), b1)  # (K, A, 2 b C')
-        second = linear(silu_of_own(_transform(self.to_grid, first)), w2, b2)  # (G, A, 2 C')
-        return _add_constant(linear(_transform(self.from_grid, silu_of_own(second)), w3), b3)  # (K, A, C')
+        # Shapes are those of dim = 0; with dim = 1, atoms are ahead of coefficients and grid points.
+        both = torch.cat([x.transpose(1, dim), messages.transpose(1, dim)], dim=-1)  # (K, A, 2 C')
+        first = _add_constant(self._first_map(both, of_bands, dim), b1, dim)  # (K, A, 2 b C')
+        second = linear(silu_of_own(_transform(self.to_grid, first, dim)), w2, b2)  # (G, A, 2 C')
+        back = linear(_transform(self.from_grid, silu_of_own(second), dim), w3)  # (K, A, C')
+        return _add_constant(back, b3, dim)
 
-    def _first_map(self, both: Tensor, of_bands: Sequence[Tensor]) -> Tensor:
+    def _first_map(self, both: Tensor, of_bands: Sequence[Tensor], dim: int) -> Tensor:
         """Return the coefficients of the first map's output, without its bias."""
         borders = [0, *((self.lmax + 1 - j) ** 2 for j in reversed(range(self.num_bands)))]
         ranges = zip(itertools.pairwise(borders), of_bands, strict=True)
-        parts = [linear(both[start:stop], weight) for (start, stop), weight in ranges]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        parts = [linear(both.narrow(dim, start, stop - start), weight) for (start, stop), weight in ranges]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
     def _maps_of_bands(self) -> list[Tensor]:
         """Return the first map's matrices for the degrees of all bands, of all but the last, ..., of one.
@@ -86,12 +92,14 @@ class GridAggregation(TableModule):
         return [sums[:, j].flatten(0, 1).mT for j in reversed(range(self.num_bands))]
 
 
-def _transform(matrix: Tensor, values: Tensor) -> Tensor:
-    """Return the matrix's product with the first dimension of ``values``."""
+def _transform(matrix: Tensor, values: Tensor, dim: int) -> Tensor:
+    """Return the matrix's product with dimension ``dim``, 0 or 1, of three."""
+    if dim == 1:
+        return matrix @ values
     return linear(matrix, values.flatten(1).mT).unflatten(1, values.shape[1:])
 
 
-def _add_constant(coefficients: Tensor, constant: Tensor) -> Tensor:
+def _add_constant(coefficients: Tensor, constant: Tensor, dim: int) -> Tensor:
     """Add, in place, a function with one value everywhere: its coefficient (0, 0) is sqrt(4 pi) times it."""
-    coefficients[0].add_(constant, alpha=math.sqrt(4 * math.pi))
+    coefficients.select(dim, 0).add_(constant, alpha=math.sqrt(4 * math.pi))
     return coefficients

@@ -74,14 +74,28 @@ def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
 
 
+def large_products_pay(x: Tensor) -> bool:
+    """Whether one product for many matrices like x is faster than one for each, as it is with oneDNN."""
+    if x.device.type != "cpu" or x.numel() < MIN_VALUES:
+        return False
+    return torch.is_autocast_enabled("cpu") or _prefers_onednn(x)
+
+
 def _takes_onednn(a: Tensor, b: Tensor) -> bool:
     return (
-        a.device.type == "cpu"
-        and a.dtype == b.dtype == torch.float32
+        _prefers_onednn(a)
+        and b.dtype == torch.float32
         and b.numel() >= MIN_VALUES
         and len(a) > 0
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _prefers_onednn(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
         and _onednn_is_faster()
         and bool(torch.backends.mkldnn.enabled)
     )

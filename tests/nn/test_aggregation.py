@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from ocp_scn.nn import GridAggregation
+from ocp_scn.nn import GridAggregation, aggregation
 from ocp_scn.sphere import polar_rotation, rotate_rows, spherical_harmonics, wigner_rows
 from tests.quadratures import network_grid
 
@@ -29,9 +29,11 @@ def signals(lmax):
     return torch.randn(2, ATOMS, (lmax + 1) ** 2, CHANNELS).unbind()
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["one product", "one product an atom"])
 @pytest.mark.parametrize(("lmax", "num_bands"), [(1, 1), (2, 3), (4, 1), (4, 2)])
-def test_one_point_after_the_other(lmax, num_bands):
+def test_one_point_after_the_other(lmax, num_bands, together, monkeypatch):
     """At each grid point: all bands of x, all bands of the messages, the network; then the integral."""
+    monkeypatch.setattr(aggregation, "large_products_pay", lambda x: together)
     block, (x, messages) = aggregation_for(lmax, num_bands), signals(lmax)
     points, weights = network_grid(lmax)
     harmonics = spherical_harmonics(points, lmax)
@@ -49,6 +51,17 @@ def test_one_point_after_the_other(lmax, num_bands):
             g = block.fc3.weight @ g + block.fc3.bias
             expected = expected + weight * y[:, None] * g
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_derivatives_of_one_product(monkeypatch):
+    """Transforms of all atoms at once have the derivatives of those of one after the other."""
+    block, found = aggregation_for(2, 2), []
+    inputs = [x.requires_grad_() for x in signals(2)] + list(block.parameters())
+    for together in (True, False):
+        monkeypatch.setattr(aggregation, "large_products_pay", lambda x, together=together: together)
+        found.append(torch.autograd.grad(block(*inputs[:2]).sin().sum(), inputs))
+    for derivative, other in zip(*found, strict=True):
+        torch.testing.assert_close(derivative, other, rtol=1e-10, atol=1e-11)
 
 
 def test_sizes_of_maps():

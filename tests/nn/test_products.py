@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ocp_scn.nn import products
-from ocp_scn.nn.products import input_major, product, stacked_product, sum_of_products
+from ocp_scn.nn.products import input_major, large_products_pay, product, stacked_product, sum_of_products
 from ocp_scn.nn.recompute import linear
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
@@ -87,6 +87,19 @@ def test_where_onednn_is_not_taken(onednn):
         assert not onednn
         product(a, b)
         assert onednn
+
+
+def test_where_large_products_pay(monkeypatch):
+    """With oneDNN's products in float32, and in mixed precision; not for few numbers."""
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    x = torch.zeros(products.MIN_VALUES)
+    assert large_products_pay(x)
+    assert not large_products_pay(x[:-1])
+    assert not large_products_pay(x.double())
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
+    assert not large_products_pay(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert large_products_pay(x)
 
 
 @needs_onednn
