@@ -10,8 +10,8 @@ from ocp_scn.sphere import grid_points_shape, num_coefficients
 def forward_flops(config: SCNConfig, graph: Graph, num_atoms: int, *, training: bool) -> dict[str, int]:
     """Return two operations for each multiplication of a matrix product, by part of the network.
 
-    ``rotation`` is what block-diagonal Wigner matrices need; ``rotation as dense`` is what is spent
-    on top, because one dense product a group of edges is faster than many small ones.
+    ``rotation`` is what block-diagonal Wigner matrices need; ``rotation as dense`` is what is spent on top
+    without kernels, because one dense product a group of edges is faster than many small ones.
     """
     channels, reduced, features = (
         config.sphere_channels,

@@ -6,12 +6,14 @@ C. L. Zitnick, A. Das, A. Kolluru, J. Lan, M. Shuaibi, A. Sriram, Z. Ulissi and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ocp_scn import kernels
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.config import SCNConfig
 from ocp_scn.graph import Graph
@@ -19,15 +21,19 @@ from ocp_scn.nn import (
     EdgeFeatures,
     EdgeGroup,
     GridAggregation,
+    KernelEdgeGroup,
     MessageBlock,
     RadialBasis,
     SphereReadout,
     group_edges,
+    group_edges_for_kernels,
     polynomial_envelope,
     sphere_samples,
 )
 from ocp_scn.sphere import TableModule, dense_rows, num_coefficients, spherical_harmonics, wigner_rows
 from ocp_scn.state_dict import translate_state_dict
+
+EdgeGroups = Sequence[Sequence[EdgeGroup | KernelEdgeGroup]]  # of each resolution
 
 
 class EdgeBlock(nn.Module):
@@ -66,7 +72,7 @@ class EdgeBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, elements: Tensor, graph: Graph, radial: Tensor, groups: list[list[EdgeGroup]]
+        self, x: Tensor, elements: Tensor, graph: Graph, radial: Tensor, groups: EdgeGroups
     ) -> Tensor:
         """Return the layer's update of the signals x, both (A, K, C)."""
         features = self.edge_features(radial, elements[graph.source], elements[graph.target])  # (E, F)
@@ -150,16 +156,18 @@ class SCN(TableModule):
             return nullcontext()  # that of the weights, or of an autocast around the model
         return torch.autocast(device, dtype=torch.bfloat16)
 
-    def _edge_groups(
-        self, graph: Graph, frames: Tensor, distance: Tensor, num_atoms: int
-    ) -> list[list[EdgeGroup]]:
+    def _edge_groups(self, graph: Graph, frames: Tensor, distance: Tensor, num_atoms: int) -> EdgeGroups:
         """Return the edges of each resolution with what all layers need to turn signals."""
-        rows, max_edges = [], []
-        of_resolution = zip(frames.split(graph.sizes), self.edge_blocks[0].messages, strict=True)
-        for frames_r, message in of_resolution:
-            dense = dense_rows(wigner_rows(frames_r, message.lmax, self.config.mmax))
-            order = message.kept_order()
-            rows.append(dense if order is None else dense[:, order])
-            max_edges.append(message.max_edges())
+        messages = list(self.edge_blocks[0].messages)
         envelope = polynomial_envelope(distance, self.config.cutoff) if self.config.smooth else None
-        return group_edges(graph, rows, envelope, num_atoms=num_atoms, max_edges=max_edges)
+        taps, mmax = [message.active_taps for message in messages], self.config.mmax
+        sizes: dict[str, Any] = {"num_atoms": num_atoms, "max_edges": [m.max_edges() for m in messages]}
+        of_resolution = zip(frames.split(graph.sizes), messages, strict=True)
+        rows = [wigner_rows(of_edges, message.lmax, mmax) for of_edges, message in of_resolution]
+        if kernels.usable(frames) and not distance.requires_grad:
+            blocks = [torch.cat([block.flatten(1) for block in of_edges], dim=1).float() for of_edges in rows]
+            rotations = [kernels.Rotations(b, m.lmax, mmax) for b, m in zip(blocks, messages, strict=True)]
+            return group_edges_for_kernels(graph, rotations, envelope, taps=taps, **sizes)
+        dense = [dense_rows(of_edges) for of_edges in rows]
+        ordered = [d if t.by_order is None else d[:, t.by_order] for d, t in zip(dense, taps, strict=True)]
+        return group_edges(graph, ordered, envelope, **sizes)

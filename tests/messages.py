@@ -14,7 +14,7 @@ def edge_messages(
     block: MessageBlock, x: Tensor, features: Tensor, source: Tensor, target: Tensor, rows: list[Tensor]
 ) -> Tensor:
     """Return the message (K, C') of each edge by giving every edge a target of its own."""
-    num_edges, order = len(source), block.kept_order()
+    num_edges, order = len(source), block.active_taps.by_order
     dense = dense_rows(rows)
     dense = dense if order is None else dense[:, order]
     edges = slice(0, num_edges)

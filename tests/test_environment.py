@@ -204,12 +204,25 @@ def test_another_torch_is_refused_not_replaced(environment):
 def test_a_shared_environment_is_linked_to_the_checkout_that_asks(environment):
     assert environment.run().returncode == 0
     environment.calls()
-    key, _ = environment.stamp.read_text().splitlines()
-    environment.stamp.write_text(f"{key}\n/a/deleted/checkout\n")
+    key, link = environment.stamp.read_text().splitlines()
+    assert link.startswith(f"{ROOT} ")
+    # Another checkout, or other kernels in this one.
+    for other in (link.replace(str(ROOT), "/a/deleted/checkout"), link + "1"):
+        environment.stamp.write_text(f"{key}\n{other}\n")
+        assert environment.run().returncode == 0
+        (call,) = environment.calls()
+        assert call.endswith(f"-e {ROOT}")
+        assert environment.stamp.read_text() == f"{key}\n{link}\n"
     assert environment.run().returncode == 0
-    (call,) = environment.calls()
-    assert call.endswith(f"-e {ROOT}")
-    assert environment.stamp.read_text() == f"{key}\n{ROOT}\n"
+    assert not environment.calls()
+
+
+def test_missing_kernels_are_said(environment):
+    """Where no compiler was, the environment is complete, and the user knows why it is slower."""
+    result = environment.run()
+    assert result.returncode == 0
+    assert "the kernels are missing" in result.stdout
+    assert environment.stamp.exists()
 
 
 def test_changed_requirements_are_installed(environment):

@@ -151,6 +151,11 @@ if torch.cuda.is_available():
 END
 )
 
+kernels_work() (
+    cd /
+    "$py" -c 'import sys, torch; from ocp_scn import kernels; sys.exit(not kernels.usable(torch.zeros(1)))'
+)
+
 link() { step "this checkout" pip_install --no-deps --no-build-isolation -e "$root"; }
 
 if [[ ${1:-} == --interpreter ]]; then
@@ -177,12 +182,13 @@ version=$("$py" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev
     die "$py does not run: delete $venv and run again"
 [[ " ${supported[*]} " == *" ${version%.*} "* ]] || die "$venv has Python $version; $needed is needed"
 
-# The stamp's first line says what is installed, its second which checkout is linked.
-old_key='' old_root=''
+# The stamp's first line says what is installed, its second which checkout is linked, with which kernels.
+old_key='' old_link=''
 key="$version $(cat "$requirements"/*.txt "${BASH_SOURCE[0]}" | cksum)"
+link="$root $(cat "$root/setup.py" "$root"/ocp_scn/kernels/*.cpp | cksum)"
 if [[ -f $stamp ]]; then
-    { read -r old_key; read -r old_root; } <"$stamp" || true
-    [[ $old_key == "$key" && $old_root == "$root" ]] && exit
+    { read -r old_key; read -r old_link; } <"$stamp" || true
+    [[ $old_key == "$key" && $old_link == "$link" ]] && exit
 fi
 if [[ $old_key != "$key" ]]; then
     rm -f "$stamp"
@@ -196,5 +202,6 @@ if [[ $old_key != "$key" ]]; then
 fi
 link
 step "a first model" check
-printf '%s\n' "$key" "$root" >"$stamp"
+kernels_work >>"$log" 2>&1 || echo "  the kernels are missing, the model works without them, more slowly; see $log"
+printf '%s\n' "$key" "$link" >"$stamp"
 echo "Ready: $py"

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ocp_scn.nn.activations import silu_of_own
 from ocp_scn.nn.products import input_major, large_products_pay
-from ocp_scn.nn.recompute import linear, recomputed, silu_of_own
+from ocp_scn.nn.recompute import linear, recomputed
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
 
 # Numbers in the largest tensor of the grid points that are computed at once.
@@ -69,8 +70,8 @@ class GridAggregation(TableModule):
         # Shapes are those of dim = 0; with dim = 1, atoms are ahead of coefficients and grid points.
         both = torch.cat([x.transpose(1, dim), messages.transpose(1, dim)], dim=-1)  # (K, A, 2 C')
         first = _add_constant(self._first_map(both, of_bands, dim), b1, dim)  # (K, A, 2 b C')
-        second = linear(silu_of_own(_transform(self.to_grid, first, dim)), w2, b2)  # (G, A, 2 C')
-        back = linear(_transform(self.from_grid, silu_of_own(second), dim), w3)  # (K, A, C')
+        second = linear(silu_of_own(_transform(self.to_grid, first, dim)), w2)  # (G, A, 2 C')
+        back = linear(_transform(self.from_grid, silu_of_own(second, b2), dim), w3)  # (K, A, C')
         return _add_constant(back, b3, dim)
 
     def _first_map(self, both: Tensor, of_bands: Sequence[Tensor], dim: int) -> Tensor:

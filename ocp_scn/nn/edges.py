@@ -1,14 +1,16 @@
 """Edges in groups that end at a range of atoms, and signals between atoms and edge frames.
 
-A matrix product for every edge would be small and slow. Edges are therefore put side by side in places,
-as many for each atom: turning an atom's signal into the frames of all its edges is then one matrix
-product, and so is turning messages back and summing them, where the sum over edges is part of it.
+Where there are kernels, they rotate edge by edge (:class:`KernelEdgeGroup`). Elsewhere, and where forces are
+derivatives, matrix products do (:class:`EdgeGroup`). One for every edge would be small and slow. Edges are
+therefore put side by side in places, as many for each atom: turning an atom's signal into the frames of all
+its edges is then one matrix product, and so is turning messages back and summing them, where the sum over
+edges is part of it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,10 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from ocp_scn.graph import Graph
+from ocp_scn.kernels import Rotations
+from ocp_scn.nn.rotations import Incidence, incidence, sum_at_atoms
+from ocp_scn.nn.rotations import to_edge_frames as to_edge_frames_by_kernel
+from ocp_scn.nn.taps import OneTap, Taps
 
 # Places for the edges that leave an atom; one with more edges is taken several times. Few enough to
 # leave hardly a place empty, enough for efficient matrix products.
@@ -51,6 +57,15 @@ class Receivers(NamedTuple):
     places: Tensor | None
     rows: Tensor
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What :meth:`sum` takes beside messages, apart so that a gradient can be taken by it."""
+        return (self.rows,)
+
+    def sum(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return :func:`sum_at_targets` of coefficients (E'', S, C): (A'', K, C)."""
+        return sum_at_targets(values, rows, self)
+
 
 class EdgeGroup(NamedTuple):
     """Edges of one resolution that end at a range of atoms.
@@ -66,6 +81,56 @@ class EdgeGroup(NamedTuple):
     source: End
     target: End
     receivers: list[Receivers]
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What :meth:`first_input` takes beside signals, apart so that a gradient can be taken by it."""
+        return self.source.rows, self.target.rows
+
+    def first_input(self, taps: OneTap | Taps, x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Return what the first map of the messages multiplies, from the signals x (A, K, C) of all atoms."""
+        ends = zip(rows, (self.source, self.target), strict=True)
+        return taps.split_input([to_edge_frames(x, of_end, end) for of_end, end in ends])
+
+
+class KernelReceivers(NamedTuple):
+    """Atoms next to each other at which messages are summed, as :class:`Receivers`.
+
+    Attributes:
+        num_atoms: A''.
+        num_edges: E''.
+        target: which of these atoms each edge ends at; its rotations contain the envelope.
+        inputs: none; the frames of these edges have no derivative.
+    """
+
+    num_atoms: int
+    num_edges: int
+    target: Incidence
+    inputs: tuple[()] = ()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return :func:`~ocp_scn.nn.rotations.sum_at_atoms` of coefficients (E'', S, C): (A'', K, C)."""
+        return sum_at_atoms([values], [self.target], self.num_atoms, (self.target.rotations.lmax + 1) ** 2)
+
+
+class KernelEdgeGroup(NamedTuple):
+    """Edges of one resolution that end at a range of atoms, as :class:`EdgeGroup`.
+
+    Attributes:
+        edges: the range of the graph's edges, E'.
+        ends: source and target, among all atoms.
+        receivers: the target's atoms in ranges of fewer edges.
+        inputs: none; the frames of these edges have no derivative.
+    """
+
+    edges: slice
+    ends: tuple[Incidence, ...]
+    receivers: list[KernelReceivers]
+    inputs: tuple[()] = ()
+
+    def first_input(self, taps: OneTap | Taps, x: Tensor) -> tuple[Tensor, ...]:
+        """Return what the first map of the messages multiplies, from the signals x (A, K, C) of all atoms."""
+        return taps.parts(to_edge_frames_by_kernel(x.float(), self.ends))
 
 
 def to_edge_frames(x: Tensor, rows: Tensor, end: End) -> Tensor:
@@ -136,36 +201,88 @@ def group_edges(
         max_edges: for each resolution, how many edges a group may have, and how many its
             :class:`Receivers`, unless one atom has more.
     """
-    groups, first = [], 0
-    for r, (size, width) in enumerate(zip(graph.sizes, graph.widths, strict=True)):
+    groups = []
+    of_resolution = zip(rows, _resolutions(graph), graph.widths, strict=True)
+    for r, (rows_r, (target, whole_r), width) in enumerate(of_resolution):
         width = max(width, 1)  # noqa: PLW2901  # an atom without edges has one empty place
-        of_resolution = []
-        target = graph.target[first : first + size]
-        steps = [max(1, most // width) for most in max_edges[r]]  # atoms
-        for parts in _ranges(target, num_atoms, steps):
-            atoms = slice(parts[0][0].start, parts[-1][0].stop)
-            edges = slice(parts[0][1].start, parts[-1][1].stop)
-            whole = slice(first + edges.start, first + edges.stop)
-            places = _places(target[edges], graph.rank[whole], atoms, width)
+        groups_r = []
+        rank = graph.rank[whole_r]
+        for atoms, edges, parts in _ranges(target, num_atoms, width, max_edges[r]):
+            whole = slice(whole_r.start + edges.start, whole_r.start + edges.stop)
+            places = _places(target[edges], rank[edges], atoms, width)
             num_places = (atoms.stop - atoms.start) * width
-            end = End(atoms, places, _by_place(rows[r][edges], places, num_places))
+            end = End(atoms, places, _by_place(rows_r[edges], places, num_places))
             back = end.rows
             if envelope is not None:
-                back = _by_place(envelope[whole, None, None] * rows[r][edges], places, num_places)
+                back = _by_place(envelope[whole, None, None] * rows_r[edges], places, num_places)
             receivers = [
                 Receivers(
                     num_atoms=part.stop - part.start,
                     num_edges=received.stop - received.start,
-                    places=_places(target[received], graph.rank[first:][received], part, width),
+                    places=_places(target[received], rank[received], part, width),
                     rows=back[(part.start - atoms.start) * width : (part.stop - atoms.start) * width],
                 )
                 for part, received in parts
             ]
-            source = _source_end(rows[r][edges], graph.source[whole])
-            of_resolution.append(EdgeGroup(whole, source, end, receivers))
-        groups.append(of_resolution)
-        first += size
+            source = _source_end(rows_r[edges], graph.source[whole])
+            groups_r.append(EdgeGroup(whole, source, end, receivers))
+        groups.append(groups_r)
     return groups
+
+
+def group_edges_for_kernels(
+    graph: Graph,
+    rotations: list[Rotations],
+    envelope: Tensor | None,
+    *,
+    num_atoms: int,
+    max_edges: list[tuple[int, int]],
+    taps: list[OneTap | Taps],
+) -> list[list[KernelEdgeGroup]]:
+    """Split the edges of each resolution into groups; see :func:`group_edges`.
+
+    Args:
+        graph: the edges.
+        rotations: of each resolution.
+        envelope: (E,) factors of the messages; 1 if None.
+        num_atoms: A.
+        max_edges: for each resolution, how many edges a group and its receivers may have.
+        taps: of each resolution.
+    """
+    groups = []
+    of_resolution = zip(rotations, _resolutions(graph), graph.widths, taps, strict=True)
+    for r, (of_edges, (target, whole_r), width, taps_r) in enumerate(of_resolution):
+        back = of_edges.blocks if envelope is None else of_edges.blocks * envelope[whole_r, None]
+        groups_r = []
+        for _, edges, parts in _ranges(target, num_atoms, max(width, 1), max_edges[r]):
+            whole = slice(whole_r.start + edges.start, whole_r.start + edges.stop)
+            here = of_edges._replace(blocks=of_edges.blocks[edges])
+            ends = (graph.source[whole], target[edges])
+            receivers = [
+                KernelReceivers(
+                    num_atoms=part.stop - part.start,
+                    num_edges=received.stop - received.start,
+                    target=incidence(
+                        target[received] - part.start,
+                        part.stop - part.start,
+                        of_edges._replace(blocks=back[received]),
+                        taps_r.layout,
+                    ),
+                )
+                for part, received in parts
+            ]
+            of_ends = zip(ends, taps_r.layouts, strict=True)
+            incidences = tuple(incidence(atoms, num_atoms, here, layout) for atoms, layout in of_ends)
+            groups_r.append(KernelEdgeGroup(whole, incidences, receivers))
+        groups.append(groups_r)
+    return groups
+
+
+def _resolutions(graph: Graph) -> Iterator[tuple[Tensor, slice]]:
+    """Yield the targets of each resolution's edges, and their range among all."""
+    borders = itertools.accumulate(graph.sizes, initial=0)
+    for edges in itertools.starmap(slice, itertools.pairwise(borders)):
+        yield graph.target[edges], edges
 
 
 def _places(target: Tensor, rank: Tensor, atoms: slice, width: int) -> Tensor | None:
@@ -188,11 +305,15 @@ def _source_end(rows: Tensor, source: Tensor) -> End:
     return End(atoms, places, _by_place(rows, places, len(atoms) * SOURCE_PLACES))
 
 
-def _ranges(target: Tensor, num_atoms: int, steps: Sequence[int]) -> Iterator[list[tuple[slice, slice]]]:
-    """Yield ranges of atoms, at most ``steps[0]`` in a list and ``steps[1]`` in one of them.
+def _ranges(
+    target: Tensor, num_atoms: int, width: int, max_edges: tuple[int, int]
+) -> Iterator[tuple[slice, slice, list[tuple[slice, slice]]]]:
+    """Yield ranges of atoms with the ranges of edges, sorted by target, that end there.
 
-    Beside each range of atoms stands the range of the edges, sorted by target, that end there.
+    There is one range of each for a group, and a list of both for its receivers. An atom has up to ``width``
+    edges, a group and its receivers as many as ``max_edges``, unless one atom has more.
     """
+    steps = [max(1, most // width) for most in max_edges]  # atoms
     groups = [_even(atoms, steps[1]) for atoms in _even(slice(0, num_atoms), steps[0])]
     starts = [atoms.start for group in groups for atoms in group]
     if len(starts) == 1:  # the usual case on a GPU, which nothing has to wait for here
@@ -202,7 +323,9 @@ def _ranges(target: Tensor, num_atoms: int, steps: Sequence[int]) -> Iterator[li
         borders = torch.searchsorted(target, wanted).tolist()
     edges = itertools.starmap(slice, itertools.pairwise(borders))
     for group in groups:
-        yield [(atoms, next(edges)) for atoms in group]
+        parts = [(atoms, next(edges)) for atoms in group]
+        (first, first_edges), (last, last_edges) = parts[0], parts[-1]
+        yield slice(first.start, last.stop), slice(first_edges.start, last_edges.stop), parts
 
 
 def _even(atoms: slice, step: int) -> list[slice]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
+from ocp_scn.nn.activations import silu
 from ocp_scn.sphere import density_weights, gauss_quadrature, scale_points, spiral_points
 
 

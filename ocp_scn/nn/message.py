@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-from ocp_scn.nn.edges import EdgeGroup, Receivers, sum_at_targets, to_edge_frames
+from ocp_scn.nn.activations import silu, silu_of_own
+from ocp_scn.nn.edges import EdgeGroup, KernelEdgeGroup, KernelReceivers, Receivers
 from ocp_scn.nn.products import input_major
-from ocp_scn.nn.recompute import linear, linears, recomputed, silu_of_own
-from ocp_scn.nn.taps import Taps
+from ocp_scn.nn.recompute import linear, linears, recomputed
+from ocp_scn.nn.taps import OneTap, Taps
 from ocp_scn.sphere import num_coefficients
 
 # Numbers that a tap of the edges that are computed at once has in its largest tensor: enough edges for
@@ -60,33 +61,27 @@ class MessageBlock(nn.Module):
         self.fc1 = input_major(nn.Linear(2 * size, hidden))  # A1
         self.fc2 = input_major(nn.Linear(hidden, hidden))  # A2
         self.fc3 = input_major(nn.Linear(hidden, size))  # A3
-        self.taps = Taps(lmax, mmax, num_taps) if num_taps > 1 else None
-        if eval_num_taps is None or eval_num_taps == num_taps:
-            self.eval_taps = self.taps
-        else:
-            self.eval_taps = Taps(lmax, mmax, eval_num_taps) if eval_num_taps > 1 else None
+        self.taps = _taps(lmax, mmax, num_taps)
+        in_evaluation = num_taps if eval_num_taps is None else eval_num_taps
+        self.eval_taps = self.taps if in_evaluation == num_taps else _taps(lmax, mmax, in_evaluation)
 
     @property
-    def active_taps(self) -> Taps | None:
-        """The taps of training or of evaluation; None for one tap."""
+    def active_taps(self) -> OneTap | Taps:
+        """The taps of training or of evaluation."""
         return self.taps if self.training else self.eval_taps
-
-    def kept_order(self) -> list[int] | None:
-        """Return in which order the rows of edge groups have to keep coefficients; None: by degree."""
-        return self.active_taps.by_order if self.active_taps else None
 
     def max_edges(self) -> tuple[int, int]:
         """Return how many edges to compute at once, and in the last map; memory is bounded by them."""
-        num_taps = self.active_taps.num_taps if self.active_taps else 1
-        return MAX_VALUES // self.fc3.out_features, MAX_LAST_VALUES // (num_taps * self.fc3.out_features)
+        last_values = self.active_taps.num_taps * self.fc3.out_features
+        return MAX_VALUES // self.fc3.out_features, MAX_LAST_VALUES // last_values
 
-    def forward(self, x: Tensor, features: Tensor, group: EdgeGroup) -> Tensor:
+    def forward(self, x: Tensor, features: Tensor, group: EdgeGroup | KernelEdgeGroup) -> Tensor:
         """Compute the messages of edges and their sums at the targets.
 
         Args:
             x: (A, K, C') signals of the atoms; degrees above ``lmax`` are not used.
             features: (E', F) edge features.
-            group: the edges, with rows in :meth:`kept_order`.
+            group: the edges, with coefficients in the order of the taps.
 
         Returns:
             (A', (lmax + 1)**2, C') sums over the edges to each atom of the group.
@@ -94,53 +89,42 @@ class MessageBlock(nn.Module):
         taps = self.active_taps
         inplace = not torch.is_grad_enabled()  # nobody will need what an activation is taken of
 
-        def in_edge_frames(x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-            of_ends = zip(rows, (group.source, group.target), strict=True)
-            ends = [to_edge_frames(x, r, end) for r, end in of_ends]  # (E', S, C') each
-            if taps is None:
-                return tuple(end.flatten(1) for end in ends)
-            return tuple(part for end in ends for part in taps.split_input(end))
-
-        def gated(e: Tensor, weight: Tensor, bias: Tensor, *first: Tensor) -> tuple[Tensor]:
-            rolled = taps.roll(first) if taps else first[0].unsqueeze(1)  # (E', T, H)
-            gate = silu_of_own(linear(e, weight, bias)).unsqueeze(1)
-            rolled = silu_of_own(rolled) if taps else silu(rolled, inplace)
+        def gated(e: Tensor, weight: Tensor, bias: Tensor, bias1: Tensor, *first: Tensor) -> tuple[Tensor]:
+            rolled = taps.roll(first)  # (E', T, H), for one tap the tensor that came
+            rolled = silu_of_own(rolled, bias1) if taps.num_taps > 1 else silu(rolled, bias1, inplace=inplace)
+            gate = silu_of_own(linear(e, weight), bias).unsqueeze(1)
             return (rolled * gate if torch.is_grad_enabled() else rolled.mul_(gate),)
 
-        def activated(second: Tensor) -> tuple[Tensor]:
-            return (silu(second, inplace),)
+        def activated(second: Tensor, bias: Tensor) -> tuple[Tensor]:
+            return (silu(second, bias, inplace=inplace),)
 
-        def turned_back(at: Receivers, values: Tensor, rows: Tensor) -> Tensor:  # of (E'', T, S C')
-            kept = taps.average(values) if taps else values.view(len(values), self.num_kept, x.shape[-1])
-            return sum_at_targets(kept, rows, at)
-
-        def summed(at: Receivers, values: Tensor, rows: Tensor) -> Tensor:
-            return turned_back(at, silu(values, inplace), rows)
+        def summed(at: Receivers | KernelReceivers, values: Tensor, bias: Tensor, *rows: Tensor) -> Tensor:
+            return at.sum(taps.average(silu(values, bias, inplace=inplace)), *rows)  # of (E'', T, S C')
 
         def summed_network(
-            at: Receivers, second: Tensor, weight: Tensor, bias: Tensor, rows: Tensor
+            at: Receivers | KernelReceivers, second: Tensor, *weights_and_rows: Tensor
         ) -> Tensor:
-            return turned_back(at, silu_of_own(linear(silu(second, inplace), weight, bias)), rows)
+            bias2, weight, bias3, *rows = weights_and_rows
+            values = silu_of_own(linear(silu(second, bias2, inplace=inplace), weight), bias3)
+            return at.sum(taps.average(values), *rows)
 
         first = linears(
-            in_edge_frames,
-            self.fc1.weight,
-            self.fc1.bias,
-            x,
-            group.source.rows,
-            group.target.rows,
-            blocks=taps.blocks if taps else None,
-            into=[*range(len(taps.sizes))] * 2 if taps else None,  # source and target, order by order
+            partial(group.first_input, taps), self.fc1.weight, x, *group.inputs, blocks=taps.blocks
         )
-        gate = (features, self.fc_features.weight, self.fc_features.bias)
-        (second,) = linears(gated, self.fc2.weight, self.fc2.bias, *gate, *first)
-        last = (self.fc3.weight, self.fc3.bias)
+        gate = (features, self.fc_features.weight, self.fc_features.bias, self.fc1.bias)
+        (second,) = linears(gated, self.fc2.weight, *gate, *first)
         sums = []
-        parts = second.split([at.num_edges for at in group.receivers])
-        for at, part in zip(group.receivers, parts, strict=True):
-            if taps or self.fc3.in_features <= MAX_REPEATED:
-                sums.append(recomputed(partial(summed_network, at), part, *last, at.rows))
+        receivers: Sequence[Receivers | KernelReceivers] = group.receivers
+        parts = second.split([at.num_edges for at in receivers])
+        for at, part in zip(receivers, parts, strict=True):
+            if taps.num_taps > 1 or self.fc3.in_features <= MAX_REPEATED:
+                last = (self.fc2.bias, self.fc3.weight, self.fc3.bias)
+                sums.append(recomputed(partial(summed_network, at), part, *last, *at.inputs))
             else:
-                (values,) = linears(activated, *last, part)
-                sums.append(recomputed(partial(summed, at), values, at.rows))
+                (values,) = linears(activated, self.fc3.weight, part, self.fc2.bias)
+                sums.append(recomputed(partial(summed, at), values, self.fc3.bias, *at.inputs))
         return torch.cat(sums)
+
+
+def _taps(lmax: int, mmax: int, num_taps: int) -> OneTap | Taps:
+    return Taps(lmax, mmax, num_taps) if num_taps > 1 else OneTap(lmax, mmax)

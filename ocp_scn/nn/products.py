@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -24,8 +23,8 @@ def input_major(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a @ b.mT + bias, as a linear layer does.
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b.mT, as a linear layer does.
 
     torch takes MKL for float32, whose code for AVX-512 is for Intel's processors only. oneDNN's, which
     torch brings too, goes by what a processor can do. torch knows no derivative of it, so it is used
@@ -34,44 +33,17 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     Args:
         a: (M, K).
         b: (N, K).
-        bias: (N,), or None for zero.
 
     Returns:
         (M, N).
     """
-    if _takes_onednn(a, b):
-        return _by_onednn(a, b, bias)
-    return torch.mm(a, b.mT) if bias is None else torch.addmm(bias, a, b.mT)
+    return _by_onednn(a, b) if _takes_onednn(a, b) else torch.mm(a, b.mT)
 
 
-def sum_of_products(factors: Sequence[tuple[Tensor, Tensor]], bias: Tensor | None = None) -> Tensor:
-    """Return the sum of a @ b.mT over ``factors`` (a, b), plus bias; see :func:`product`. No derivative."""
-    total = product(*factors[0], bias)
-    for a, b in factors[1:]:
-        if _takes_onednn(a, b):
-            total += _by_onednn(a, b, None)
-        else:  # autocast leaves alone what is done in place
-            total.addmm_(a.to(total.dtype), b.mT.to(total.dtype))
-    return total
-
-
-def stacked_product(parts: Sequence[Tensor], b: Tensor) -> Tensor:
-    """Return cat(parts) @ b.mT for parts (M_k, K); see :func:`product`."""
-    if len(parts) == 1:
-        return product(parts[0], b)
-    mixed = torch.is_autocast_enabled(b.device.type)
-    if torch.is_grad_enabled() or mixed or _takes_onednn(parts[0], b):
-        return product(torch.cat(list(parts)), b)  # oneDNN would copy the parts, which are transposed, anyway
-    values = b.new_empty(sum(len(part) for part in parts), len(b))
-    for part, rows in zip(parts, values.split([len(part) for part in parts]), strict=True):
-        torch.mm(part, b.mT, out=rows)
-    return values
-
-
-def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
     if not (b.is_contiguous() or b.mT.is_contiguous()):
         b = b.contiguous()  # oneDNN has no fast code for a part of a matrix
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
 def large_products_pay(x: Tensor) -> bool:

@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, silu, threshold
+from torch.nn.functional import embedding, threshold
 
+from ocp_scn.nn.activations import silu, silu_of_own
 from ocp_scn.nn.recompute import linear, recomputed
 from ocp_scn.sphere import TableModule
 
@@ -88,7 +89,7 @@ class EdgeFeatures(nn.Module):
         def features(radial: Tensor, *weights: Tensor) -> Tensor:
             of_source, of_target, w1, b1, w2, b2 = weights
             elements = embedding(source_element, of_source) + embedding(target_element, of_target)
-            return silu(linear(silu(linear(radial, w1, b1) + elements), w2, b2))
+            return silu_of_own(linear(silu_of_own(linear(radial, w1) + elements, b1), w2), b2)
 
         weights = [self.source_embedding.weight, self.target_embedding.weight]
         weights += [self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias]

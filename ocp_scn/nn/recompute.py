@@ -13,44 +13,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, silu
+from torch.nn.functional import embedding
 
-from ocp_scn.nn.products import product, stacked_product, sum_of_products
+from ocp_scn.nn.products import product
 
 Prepare = Callable[..., Sequence[Tensor]]
 
 
 def linears(
-    prepare: Prepare,
-    weight: Tensor,
-    bias: Tensor | None,
-    *inputs: Tensor,
-    blocks: Tensor | None = None,
-    into: Sequence[int] | None = None,
+    prepare: Prepare, weight: Tensor, *inputs: Tensor, blocks: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Return sums of products u_k @ w_k.T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k.
+    """Return the products u_k @ w_k.T for (u_0, u_1, ...) = prepare(*inputs), keeping no u_k.
 
     Args:
         prepare: cheap and differentiable; computed again in the backward pass. It must depend on
             no other tensor that requires a gradient.
         weight: the matrix whose ranges of columns w_k, each as wide as its u_k, multiply.
-        bias: (out,) added to the first sum, or None.
         inputs: tensors that ``prepare`` takes.
         blocks: the order in which the matrix's columns, in as many blocks of equal width, are taken
-            before; as they are if None.
-        into: for each k the number of the sum that the product belongs to, from 0; given with ``blocks``.
-            None: there is one sum.
+            before. None: there is one u_0, as wide as the matrix.
 
     Returns:
-        The sums, (..., out) each.
+        The products, (..., out) each.
     """
-    function = _Linears.apply if torch.is_grad_enabled() else _sums_of_products
-    return function(prepare, blocks, into, weight, bias, *inputs)
+    function = _Linears.apply if torch.is_grad_enabled() else _products
+    return function(prepare, blocks, weight, *inputs)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x @ weight.T + bias, like torch's function of this name, by :mod:`ocp_scn.nn.products`."""
-    return linears(_unchanged, weight, bias, x.flatten(0, -2))[0].unflatten(0, x.shape[:-1])
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x @ weight.T, like torch's function of this name, by :mod:`ocp_scn.nn.products`."""
+    return linears(_unchanged, weight, x.flatten(0, -2))[0].unflatten(0, x.shape[:-1])
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -58,44 +50,27 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return _Recomputed.apply(function, *inputs) if torch.is_grad_enabled() else function(*inputs)
 
 
-def silu_of_own(x: Tensor) -> Tensor:
-    """Return SiLU of a tensor that nobody else has: in place of it, unless a derivative will need it."""
-    return silu(x, inplace=not torch.is_grad_enabled())
-
-
 def _unchanged(x: Tensor) -> tuple[Tensor]:
     return (x,)
 
 
-def _sums_of_products(
-    prepare: Prepare,
-    blocks: Tensor | None,
-    into: Sequence[int] | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    *inputs: Tensor,
-) -> tuple[Tensor, ...]:
+def _products(prepare: Prepare, blocks: Tensor | None, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     prepared = prepare(*inputs)
-    ranges = _columns(prepared)
-    sums: list[Tensor] = []
-    for members in _sums(into, prepared):
-        factors = [(prepared[n].flatten(0, -2), _part(weight, blocks, ranges[n])) for n in members]
-        total = sum_of_products(factors, None if sums else bias)
-        shape = prepared[members[0]].shape[:-1]
+    products = []
+    for u, columns in zip(prepared, _columns(prepared), strict=True):
+        values = product(u.flatten(0, -2), _part(weight, blocks, columns))
         # torch forbids to change a view that leaves a custom function, and counts one as it is, too.
-        sums.append(total if len(shape) == 1 else total.view(*shape, total.shape[1]))
-    return tuple(sums)
+        products.append(values if u.dim() == 2 else values.view(*u.shape[:-1], len(weight)))
+    return tuple(products)
 
 
 class _Linears(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, prepare: Prepare, blocks: Tensor | None, into: Sequence[int] | None, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.prepare, ctx.blocks, ctx.into = prepare, blocks, into
+    def forward(ctx: Any, prepare: Prepare, blocks: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.prepare, ctx.blocks = prepare, blocks
         ctx.precision = _autocast(tensors[0])
         ctx.save_for_backward(*tensors)
-        return _sums_of_products(prepare, blocks, into, *tensors)
+        return _products(prepare, blocks, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,24 +79,22 @@ class _Linears(torch.autograd.Function):
 
     @staticmethod
     def _derivatives(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        weight, _, *inputs = ctx.saved_tensors
-        needs_weight, needs_bias, *needs_input = ctx.needs_input_grad[3:]
+        weight, *inputs = ctx.saved_tensors
+        needs_weight, *needs_input = ctx.needs_input_grad[2:]
         keep = torch.is_grad_enabled()
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
         for_inputs: list[Tensor | None] = [None] * len(inputs)
         if any(needs_input):
-            received = [gradients[k].flatten(0, -2) for k in ctx.into or [0] * len(prepared)]
             # As matrices: for more dimensions and a strided part, torch makes many small products.
             products = [
-                product(g, _part(weight, ctx.blocks, columns).mT).to(u.dtype).view_as(u)
-                for g, columns, u in zip(received, _columns(prepared), prepared, strict=True)
+                product(g.flatten(0, -2), _part(weight, ctx.blocks, columns).mT).to(u.dtype).view_as(u)
+                for g, columns, u in zip(gradients, _columns(prepared), prepared, strict=True)
             ]
             for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
         for_weight = None
         if needs_weight:
-            for_weight = _weight_derivative(weight, ctx.blocks, ctx.into, prepared, gradients)
-        for_bias = gradients[0].flatten(0, -2).sum(0) if needs_bias else None
-        return None, None, None, for_weight, for_bias, *for_inputs
+            for_weight = _weight_derivative(weight, ctx.blocks, prepared, gradients)
+        return None, None, for_weight, *for_inputs
 
 
 class _Recomputed(torch.autograd.Function):
@@ -139,13 +112,6 @@ class _Recomputed(torch.autograd.Function):
             return None, *_pull_back(result, sources, [gradient], needs_input, keep)
 
 
-def _sums(into: Sequence[int] | None, prepared: Sequence[Tensor]) -> list[list[int]]:
-    """Return which of the prepared tensors belong to each sum."""
-    if into is None:
-        return [[*range(len(prepared))]]
-    return [[n for n, number in enumerate(into) if number == k] for k in range(max(into) + 1)]
-
-
 def _columns(prepared: Sequence[Tensor]) -> list[slice]:
     """Return the ranges of a matrix's columns that multiply the given tensors."""
     borders = itertools.accumulate((u.shape[-1] for u in prepared), initial=0)
@@ -155,27 +121,23 @@ def _columns(prepared: Sequence[Tensor]) -> list[slice]:
 def _part(weight: Tensor, blocks: Tensor | None, columns: slice) -> Tensor:
     """Return a range of a matrix's columns after its blocks are put in order."""
     if blocks is None:
-        return weight[:, columns]
+        return weight
     taken = _blocks_of(weight, blocks, columns)
     return embedding(taken, _as_blocks(weight, blocks)).view(-1, len(weight)).mT  # faster than an index
 
 
 def _weight_derivative(
-    weight: Tensor,
-    blocks: Tensor | None,
-    into: Sequence[int] | None,
-    prepared: Sequence[Tensor],
-    gradients: Sequence[Tensor],
+    weight: Tensor, blocks: Tensor | None, prepared: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> Tensor:
     """Return the matrix's derivative, which lies in memory column by column."""
-    ranges, flat = _columns(prepared), [u.flatten(0, -2).mT for u in prepared]
+    factors = zip(prepared, gradients, strict=True)
+    parts = [product(u.flatten(0, -2).mT, g.flatten(0, -2).mT).to(weight.dtype) for u, g in factors]
     if blocks is None:
-        return stacked_product(flat, gradients[0].flatten(0, -2).mT).to(weight.dtype).mT
+        return parts[0].mT
     whole = weight.new_empty(len(blocks), weight.numel() // len(blocks))
-    for members, gradient in zip(_sums(into, prepared), gradients, strict=True):
-        values = stacked_product([flat[n] for n in members], gradient.flatten(0, -2).mT)
-        taken = torch.cat([_blocks_of(weight, blocks, ranges[n]) for n in members])
-        whole.index_copy_(0, taken, values.to(weight.dtype).view(len(taken), -1))
+    for part, columns in zip(parts, _columns(prepared), strict=True):
+        taken = _blocks_of(weight, blocks, columns)
+        whole.index_copy_(0, taken, part.view(len(taken), -1))
     return whole.view(weight.mT.shape).mT
 
 

@@ -3,11 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ocp_scn.sphere import TableModule, kept_orders
+from ocp_scn.kernels import Layout, Row
+from ocp_scn.sphere import TableModule, kept_orders, num_coefficients
+
+
+class OneTap:
+    """The edge frames as they are, with what :class:`Taps` has for several rolls of them.
+
+    Args:
+        lmax: largest degree.
+        mmax: largest |order| kept.
+    """
+
+    num_taps = 1
+    by_order = None
+    blocks = None
+
+    def __init__(self, lmax: int, mmax: int) -> None:
+        self.num_kept = num_coefficients(lmax, mmax)
+        self.layout = _side_by_side(range(self.num_kept), self.num_kept)
+        self.layouts = tuple(
+            _side_by_side(range(end * self.num_kept, (end + 1) * self.num_kept), 2 * self.num_kept)
+            for end in range(2)
+        )
+
+    def split_input(self, ends: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return what the first map multiplies (E, 2 S C') from both ends' coefficients, (E, S, C') each."""
+        return self.parts([torch.cat(list(ends), dim=1)])
+
+    def parts(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the same from tensors in :attr:`layouts`."""
+        return (tensors[0].flatten(1),)
+
+    def roll(self, first: Sequence[Tensor]) -> Tensor:
+        """Return the map of the only roll (E, 1, H) from the map's result (E, H)."""
+        return first[0].unsqueeze(1)
+
+    def average(self, values: Tensor) -> Tensor:
+        """Return the coefficients (E, S, C') of the only roll (E, 1, S C')."""
+        return values.view(len(values), self.num_kept, values.shape[-1] // self.num_kept)
 
 
 class Taps(TableModule):
@@ -35,31 +74,68 @@ class Taps(TableModule):
         self.register_table("waves", torch.stack(waves, dim=1))  # (T, 2 M + 1)
         self.by_order = sorted(range(len(orders)), key=lambda k: (abs(orders[k][1]), orders[k][1]))
         self.sizes = [sum(abs(order) == m for _, order in orders) for m in range(mmax + 1)]
-        both = torch.tensor(self.by_order), torch.tensor(self.by_order) + len(orders)
-        self.register_buffer("blocks", torch.cat(both), persistent=False)  # of a map (H, 2 S C'), by order
+        # Of a map (H, 2 S C'): both ends' coefficients of order 0, then both ends' of orders -1 and +1, ...
+        parts = torch.tensor(self.by_order).split(self.sizes)
+        blocks = torch.cat([torch.cat([part, part + len(orders)]) for part in parts])
+        self.register_buffer("blocks", blocks, persistent=False)
         self.register_table("untap", _roll_back_and_average(orders, angles)[self.by_order])  # (S, T S)
+        position = {k: place for place, k in enumerate(self.by_order)}
+        self.layout = _side_by_side([position[k] for k in range(len(orders))], len(orders))
+        self.layouts = tuple(self._layout(end) for end in range(2))
 
-    def split_input(self, kept: Tensor) -> list[Tensor]:
-        """Return what the parts multiply: u_0 (E, 1, ·), then (n, p) and (-p, n) as (E, 2, ·) by order.
+    def split_input(self, ends: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return what the parts of the first map multiply, for both ends side by side.
 
         Args:
-            kept: (E, S, C') coefficients sorted by order.
-        """
-        zero, *others = kept.split(self.sizes, dim=1)
-        pairs = []
-        for part in others:
-            n, p = part.chunk(2, dim=1)
-            pairs.append(torch.cat([n, p, -p, n], dim=1).unflatten(1, (2, -1)).flatten(2))
-        return [zero.flatten(1)[:, None], *pairs]
+            ends: (E, S, C') coefficients of both, sorted by order.
 
-    def roll(self, sums: tuple[Tensor, ...]) -> Tensor:
+        Returns:
+            u_0 (E, 1, ·), then (n, p) above (-p, n) as (E, 2, ·) for each order.
+        """
+        (zero, *others), (zero_there, *others_there) = (end.split(self.sizes, dim=1) for end in ends)
+        pairs = []
+        for here, there in zip(others, others_there, strict=True):
+            n, p = here.chunk(2, dim=1)
+            n_there, p_there = there.chunk(2, dim=1)
+            pairs.append(torch.cat([n, p, n_there, p_there, -p, n, -p_there, n_there], dim=1))
+        return self.parts([torch.cat([zero, zero_there], dim=1), *pairs])
+
+    def parts(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the same from tensors in :attr:`layouts`."""
+        copies = [1] + [2] * (len(tensors) - 1)
+        return tuple(t.unflatten(1, (n, -1)).flatten(2) for n, t in zip(copies, tensors, strict=True))
+
+    def roll(self, first: Sequence[Tensor]) -> Tensor:
         """Return the map of each tap's roll (E, T, H) from the parts' results (E, 1, H), (E, 2, H), ..."""
-        return self.waves @ torch.cat(sums, dim=1)
+        return self.waves @ torch.cat(list(first), dim=1)
 
     def average(self, values: Tensor) -> Tensor:
         """Roll each tap's coefficients (E, T, S C') back and average the taps: (E, S, C')."""
         num_kept = len(self.by_order)
         return self.untap @ values.view(len(values), self.num_taps * num_kept, values.shape[-1] // num_kept)
+
+    def _layout(self, end: int) -> Layout:
+        """Return where one end's coefficients lie, 0 for the first; both ends' layouts fill the parts."""
+        rows: dict[int, Row] = {}
+        first = 0
+        for m, size in enumerate(self.sizes):
+            half, width = size // 2, 2 * size  # coefficients of order -m, rows of (n, p) of both ends
+            for k, coefficient in enumerate(self.by_order[first : first + size]):
+                row = end * size + k
+                if m == 0:
+                    rows[coefficient] = Row(0, row)
+                elif k < half:  # n, which is the second one of (-p, n)
+                    rows[coefficient] = Row(m, row, width + row + half)
+                else:
+                    rows[coefficient] = Row(m, row, width + row - half, -1.0)
+            first += size
+        sizes = (2 * self.sizes[0], *(4 * size for size in self.sizes[1:]))
+        return Layout(sizes, tuple(rows[k] for k in range(len(rows))))
+
+
+def _side_by_side(rows: Sequence[int], size: int) -> Layout:
+    """Return the layout of one part with the given number of rows an edge."""
+    return Layout((size,), tuple(Row(0, row) for row in rows))
 
 
 def _roll_back_and_average(orders: list[tuple[int, int]], angles: Tensor) -> Tensor:

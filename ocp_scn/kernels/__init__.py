@@ -1,0 +1,277 @@
+"""What torch is slow at on processors, compiled from ``kernels.cpp`` when the package is installed.
+
+The kernels take float32, and bfloat16 where the network's mixed precision has it, in the processor's memory,
+and know no derivatives. Whoever calls them has to manage without: there are none where no compiler was, and
+``OCP_SCN_KERNELS=0`` in the environment, or :func:`disabled` in a program, switches them off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+SWITCH = "OCP_SCN_KERNELS"
+FOLDER = Path(__file__).parent
+_PRECISIONS = (torch.float32, torch.bfloat16)
+_disabled = 0
+
+
+class Row(NamedTuple):
+    """Where one coefficient that an edge frame keeps lies among the rows (C numbers) of an edge.
+
+    Attributes:
+        part: number of the tensor.
+        row: number of the row there.
+        twin: number of another row there with the same times ``sign``; -1 if there is none.
+        sign: 1 or -1.
+    """
+
+    part: int
+    row: int
+    twin: int = -1
+    sign: float = 1.0
+
+
+class Layout(NamedTuple):
+    """How tensors of edges hold the coefficients that edge frames keep.
+
+    Attributes:
+        sizes: rows that each tensor, a part, has of an edge.
+        rows: where each kept coefficient lies, in the order of :func:`~ocp_scn.sphere.kept_orders`.
+    """
+
+    sizes: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+
+class Rotations(NamedTuple):
+    """The kept rows of edges' Wigner matrices, without the zeros around their blocks.
+
+    Attributes:
+        blocks: (E, B) numbers, degree by degree (2 min(l, mmax) + 1) x (2 l + 1); float32, contiguous.
+        lmax: largest degree.
+        mmax: largest kept \\|order\\|.
+    """
+
+    blocks: Tensor
+    lmax: int
+    mmax: int
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether there are kernels for tensors of this kind, in this process and now."""
+    return (
+        not _disabled
+        and all(t.device.type == "cpu" and t.dtype in _PRECISIONS for t in tensors)
+        and _library() is not None
+    )
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Have :func:`usable` be False within the block, in all threads."""
+    global _disabled  # noqa: PLW0603  # a switch of the process, as torch's own
+    _disabled += 1
+    try:
+        yield
+    finally:
+        _disabled -= 1
+
+
+def silu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
+    """Return SiLU(x + bias), in the place of x if wanted.
+
+    Args:
+        x: (..., N) contiguous.
+        bias: (N,) of the same dtype; None for zero.
+        inplace: whether to overwrite x.
+    """
+    result = x if inplace else torch.empty_like(x)
+    _call("silu", *_activation(x, bias), result.data_ptr(), *_size(x))
+    return result
+
+
+def silu_derivative(gradient: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return gradient * SiLU'(x + bias); the gradient is like x, the others as in :func:`silu`."""
+    _check(gradient, x.shape, x.dtype)
+    result = torch.empty_like(x)
+    _call("silu_derivative", *_activation(x, bias), gradient.data_ptr(), result.data_ptr(), *_size(x))
+    return result
+
+
+def _activation(x: Tensor, bias: Tensor | None) -> tuple[int | None, ...]:
+    _check(x)
+    if bias is not None:
+        _check(bias, x.shape[-1:], x.dtype)
+    return _is_bfloat16(x), x.data_ptr(), None if bias is None else bias.data_ptr()
+
+
+def _size(x: Tensor) -> tuple[int, int, int]:
+    width = x.shape[-1] if x.dim() else 1
+    return x.numel() // max(width, 1), width, torch.get_num_threads()
+
+
+def turn(x: Tensor, atoms: Tensor, rotations: Rotations, parts: Sequence[Tensor], layout: Layout) -> None:
+    """Turn signals of atoms into edge frames: row s of edge e becomes sum_k D_e[s, k] x[atoms[e], k].
+
+    Args:
+        x: (A, K', C) float32 signals; coefficients beyond (lmax + 1)**2 do not count.
+        atoms: (E,) index of each edge's atom, from 0 to A - 1, which is not checked.
+        rotations: D.
+        parts: where to put the rows, contiguous, float32 or bfloat16.
+        layout: of the parts.
+    """
+    _, _, channels = _check_signal(x, rotations)
+    _check(atoms, (len(rotations.blocks),), torch.int64)
+    is_bfloat16, *places = _places(parts, layout, len(atoms), channels)
+    signal = x.data_ptr(), x.stride(0), channels, atoms.data_ptr()
+    _call("turn", is_bfloat16, *signal, *_rows(rotations), *places, len(atoms), torch.get_num_threads())
+
+
+def sum_back(
+    x: Tensor,
+    edges: Tensor,
+    starts: Tensor,
+    rotations: Rotations,
+    parts: Sequence[Tensor],
+    layout: Layout,
+    *,
+    add: bool,
+) -> None:
+    """Turn edges' rows back and sum them at atoms: x[a, k] becomes sum_(e, s) D_e[s, k] (row s of e).
+
+    It is the transpose of :func:`turn`.
+
+    Args:
+        x: (A, K', C) float32, where to put the sums; coefficients beyond (lmax + 1)**2 stay as they are.
+        edges: (E,) the edges atom by atom, which is not checked.
+        starts: (A + 1,) where those of each atom begin in ``edges``, and E.
+        rotations: D.
+        parts: the rows, contiguous, float32 or bfloat16; a row is what lies in both places together.
+        layout: of the parts.
+        add: whether to add to what is in ``x``.
+    """
+    num_atoms, _, channels = _check_signal(x, rotations)
+    _check(edges, (len(rotations.blocks),), torch.int64)
+    _check(starts, (num_atoms + 1,), torch.int64)
+    is_bfloat16, *places = _places(parts, layout, len(edges), channels)
+    signal = x.data_ptr(), x.stride(0), channels, edges.data_ptr(), starts.data_ptr()
+    last = int(add), num_atoms, torch.get_num_threads()
+    _call("sum", is_bfloat16, *signal, *_rows(rotations), *places, *last)
+
+
+class _Row(ctypes.Structure):
+    _fields_ = (
+        ("part", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("twin", ctypes.c_int64),
+        ("sign", ctypes.c_float),
+    )
+
+
+@lru_cache(maxsize=64)
+def _table(layout: Layout) -> tuple[Any, Any]:
+    """Return a layout's sizes and rows as the kernels read them."""
+    for part, *rows, _ in layout.rows:
+        if not 0 <= part < len(layout.sizes) or not -1 <= min(rows) <= max(rows) < layout.sizes[part]:
+            raise ValueError(f"row {rows} of part {part} is outside of the sizes {layout.sizes}")
+    sizes = (ctypes.c_int64 * len(layout.sizes))(*layout.sizes)
+    return sizes, (_Row * len(layout.rows))(*(_Row(*row) for row in layout.rows))
+
+
+def _places(parts: Sequence[Tensor], layout: Layout, num_edges: int, channels: int) -> tuple[Any, ...]:
+    """Return whether the parts are bfloat16, and the addresses of parts and layout; all checked."""
+    for part, size in zip(parts, layout.sizes, strict=True):
+        _check(part.view(-1), (num_edges * size * channels,), parts[0].dtype)
+    addresses = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
+    return _is_bfloat16(parts[0]), addresses, *_table(layout)
+
+
+def _check_signal(x: Tensor, rotations: Rotations) -> torch.Size:
+    size = (rotations.lmax + 1) ** 2
+    if x.dim() != 3 or x.shape[1] < size or x.dtype != torch.float32 or x.stride()[1:] != (x.shape[2], 1):
+        got = f"{tuple(x.shape)} {x.dtype} with strides {x.stride()}"
+        raise ValueError(f"signals are {got}; expected (A, {size} or more, C) torch.float32")
+    return x.shape
+
+
+def _rows(rotations: Rotations) -> tuple[int, ...]:
+    blocks, lmax, mmax = rotations
+    size = sum((2 * min(degree, mmax) + 1) * (2 * degree + 1) for degree in range(lmax + 1))
+    _check(blocks, (len(blocks), size), torch.float32)
+    return blocks.data_ptr(), size, lmax, mmax
+
+
+def _check(t: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> None:
+    shape, dtype = tuple(t.shape if shape is None else shape), dtype or t.dtype
+    if not t.is_contiguous() or t.shape != shape or t.dtype != dtype:
+        got = f"{tuple(t.shape)} {t.dtype} with strides {t.stride()}"
+        raise ValueError(f"a tensor is {got}; expected {shape} {dtype}, contiguous")
+
+
+def _is_bfloat16(t: Tensor) -> int:
+    if t.dtype not in _PRECISIONS or t.device.type != "cpu":
+        raise ValueError(f"a tensor is {t.dtype} on {t.device}; expected float32 or bfloat16 on a processor")
+    return int(t.dtype == torch.bfloat16)
+
+
+_ADDRESS, _NUMBER, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_SIGNAL = [_ADDRESS, _NUMBER, _NUMBER, _ADDRESS]
+_ROWS = [_ADDRESS, _NUMBER, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS]
+_ARGUMENTS = {
+    "silu": [_FLAG, *[_ADDRESS] * 3, _NUMBER, _NUMBER, _FLAG],
+    "silu_derivative": [_FLAG, *[_ADDRESS] * 4, _NUMBER, _NUMBER, _FLAG],
+    "turn": [_FLAG, *_SIGNAL, *_ROWS, _NUMBER, _FLAG],
+    "sum": [_FLAG, *_SIGNAL, _ADDRESS, *_ROWS, _FLAG, _NUMBER, _FLAG],
+}
+
+
+def _call(name: str, *arguments: object) -> None:
+    library = _library()
+    if library is None:
+        raise RuntimeError("the kernels are not compiled here; see ocp_scn.kernels.usable")
+    getattr(library, f"ocp_scn_{name}")(*arguments)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Return the compiled kernels with threads of torch's OpenMP; None where there are no such things."""
+    compiled = FOLDER / f"_compiled{EXTENSION_SUFFIXES[0]}"
+    if os.environ.get(SWITCH) == "0" or not compiled.exists():
+        return None
+    try:
+        # A second OpenMP would have threads of its own, which wait for work in the way of torch's.
+        ctypes.CDLL(_openmp_of_torch(), mode=ctypes.RTLD_GLOBAL)
+        library = ctypes.CDLL(str(compiled))
+        if library.ocp_scn_source() % 2**32 != crc32((FOLDER / "kernels.cpp").read_bytes()):
+            return None  # compiled of another version of the source
+        for name, types in _ARGUMENTS.items():
+            function = getattr(library, f"ocp_scn_{name}")
+            function.argtypes, function.restype = types, None
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def _openmp_of_torch() -> str:
+    """Return the path of the OpenMP library that this process has loaded.
+
+    Raises:
+        OSError: there is none.
+    """
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        path = line.split(maxsplit=5)[-1]
+        if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", path):
+            return path
+    raise OSError("no OpenMP library is loaded")

@@ -1,0 +1,54 @@
+"""SiLU of biased values, by a kernel where there is one: torch's is up to five times slower on processors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ocp_scn import kernels
+
+
+def silu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
+    """Return y / (1 + exp(-y)) of y = x + bias.
+
+    Args:
+        x: (..., N).
+        bias: (N,), or None for zero.
+        inplace: whether x may be overwritten, where no derivative of what follows will need it.
+    """
+    if not (kernels.usable(x) and x.is_contiguous()):
+        return functional.silu(x, inplace) if bias is None else silu_of_own(x + bias.to(x.dtype))
+    if bias is not None:
+        bias = bias.to(x.dtype)
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        return _SiLU.apply(x, bias)
+    return kernels.silu(x, bias, inplace=inplace)
+
+
+def silu_of_own(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return :func:`silu` of a tensor that nobody else has: in place, unless a derivative will need it."""
+    return silu(x, bias, inplace=not torch.is_grad_enabled())
+
+
+class _SiLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, bias)
+        return kernels.silu(x, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, bias = ctx.saved_tensors
+        gradient = gradient.to(x.dtype)
+        if torch.is_grad_enabled() or not kernels.usable(gradient):  # to be differentiated again
+            y = x if bias is None else x + bias
+            sigmoid = torch.sigmoid(y)
+            gradient = gradient * sigmoid * (1 + y * (1 - sigmoid))
+        else:
+            gradient = kernels.silu_derivative(gradient.contiguous(), x, bias)
+        if not ctx.needs_input_grad[1]:
+            return gradient, None
+        return gradient, gradient.flatten(0, -2).sum(0)

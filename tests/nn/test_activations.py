@@ -1,0 +1,61 @@
+"""SiLU of biased values by kernels and without."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ocp_scn import kernels
+from ocp_scn.nn.activations import silu, silu_of_own
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("biased", [True, False])
+def test_derivatives(dtype, biased):
+    """Values, first and second derivatives are torch's."""
+    inputs = [torch.randn(6, 5, dtype=dtype, requires_grad=True)]
+    inputs += [torch.randn(5, dtype=dtype, requires_grad=True)] if biased else []
+    found = []
+    for function in (silu, lambda x, bias=None: functional.silu(x if bias is None else x + bias)):
+        value = function(*inputs)
+        first = torch.autograd.grad(value.sin().sum(), inputs, create_graph=True)
+        plain = torch.autograd.grad(function(*inputs).sin().sum(), inputs)  # by the kernel
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+        found.append((value, *first, *plain, *second))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_only_what_requires_a_derivative_gets_one():
+    """A constant input or bias has none, and without a derivative there is no graph."""
+    x, bias = torch.randn(3, 4), torch.randn(4)
+    assert silu(x, bias).grad_fn is None
+    silu(x.requires_grad_(), bias).sum().backward()
+    assert bias.grad is None
+    silu(x.detach(), bias.requires_grad_()).sum().backward()
+    torch.testing.assert_close(bias.grad, x.grad.sum(0))
+    with torch.no_grad():
+        assert silu(x, bias).grad_fn is None
+
+
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_in_place(with_kernels, request):
+    """An input is overwritten only where it may be; strided and mixed ones have the right values, too."""
+    if not with_kernels:
+        request.getfixturevalue("no_kernels")
+    x = torch.randn(4, 6)
+    expected, before = functional.silu(x), x.clone()
+    torch.testing.assert_close(silu(x), expected)
+    torch.testing.assert_close(silu(x.mT), expected.mT)
+    torch.testing.assert_close(silu(x.bfloat16(), torch.zeros(6)), expected.bfloat16(), rtol=2**-7, atol=1e-7)
+    assert torch.equal(silu_of_own(x.requires_grad_()).detach(), silu(before))
+    x = x.detach()
+    assert torch.equal(x, before)
+    with torch.no_grad():
+        assert silu_of_own(x) is x
+
+
+@pytest.fixture
+def no_kernels():
+    """Switch kernels off."""
+    with kernels.disabled():
+        yield
