@@ -27,6 +27,7 @@ from ocp_scn.nn import (
     SphereReadout,
     group_edges,
     group_edges_for_kernels,
+    joined,
     polynomial_envelope,
     sphere_samples,
 )
@@ -78,7 +79,7 @@ class EdgeBlock(nn.Module):
         features = self.edge_features(radial, elements[graph.source], elements[graph.target])  # (E, F)
         x = self.downsample(x)  # (A, K, C')
         total, *others = (
-            torch.cat([message(x, features[group.edges], group) for group in of_resolution])
+            joined([message(x, features[group.edges], group) for group in of_resolution])
             for message, of_resolution in zip(self.messages, groups, strict=True)
         )  # (A, K_r, C') each, the first one with all K coefficients
         for sums in others:

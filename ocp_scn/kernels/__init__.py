@@ -122,6 +122,60 @@ def _size(x: Tensor) -> tuple[int, int, int]:
     return x.numel() // max(width, 1), width, torch.get_num_threads()
 
 
+class Mean(NamedTuple):
+    """How coefficients of edge frames rolled T times enter the mean of the rolls that are rolled back.
+
+    Attributes:
+        own: (T, S) float32; coefficient s of roll t counts own[t, s] times in coefficient s.
+        cross: (T, S) float32; it counts cross[t, s] times in coefficient partner[s].
+        partner: (S,) that of the opposite order; s itself for order 0.
+    """
+
+    own: Tensor
+    cross: Tensor
+    partner: Tensor
+
+
+def average(values: Tensor, bias: Tensor, mean: Mean) -> Tensor:
+    """Return the mean (E, S, C), float32, of SiLU(values + bias) over T rolls.
+
+    Args:
+        values: (E, T, S C) contiguous, float32 or bfloat16.
+        bias: (S C,) float32.
+        mean: what T, S and the mean are.
+    """
+    num_edges, channels, *arguments = _rolled(values, bias, mean)
+    result = values.new_empty(num_edges, mean.own.shape[1], channels, dtype=torch.float32)
+    _call("average", *arguments, result.data_ptr(), num_edges, torch.get_num_threads())
+    return result
+
+
+def average_derivative(gradient: Tensor, values: Tensor, bias: Tensor, mean: Mean) -> Tensor:
+    """Return the derivative by values from that by their mean (E, S, C); the others as in :func:`average`."""
+    num_edges, channels, *arguments = _rolled(values, bias, mean)
+    _check(gradient, (num_edges, mean.own.shape[1], channels), torch.float32)
+    result = torch.empty_like(values)
+    results = gradient.data_ptr(), result.data_ptr()
+    _call("average_derivative", *arguments, *results, num_edges, torch.get_num_threads())
+    return result
+
+
+def _rolled(values: Tensor, bias: Tensor, mean: Mean) -> tuple[int, ...]:
+    taps, kept = mean.own.shape
+    num_edges, channels = len(values), bias.numel() // kept
+    _check(values, (num_edges, taps, kept * channels))
+    for tensor, shape, dtype in (
+        (bias, (kept * channels,), torch.float32),
+        (mean.own, (taps, kept), torch.float32),
+        (mean.cross, (taps, kept), torch.float32),
+        (mean.partner, (kept,), torch.int64),
+    ):
+        _check(tensor, shape, dtype)
+    tables = (tensor.data_ptr() for tensor in mean)
+    of_values = _is_bfloat16(values), values.data_ptr(), bias.data_ptr()
+    return num_edges, channels, *of_values, taps, kept, *tables, channels
+
+
 def turn(x: Tensor, atoms: Tensor, rotations: Rotations, parts: Sequence[Tensor], layout: Layout) -> None:
     """Turn signals of atoms into edge frames: row s of edge e becomes sum_k D_e[s, k] x[atoms[e], k].
 
@@ -227,11 +281,14 @@ def _is_bfloat16(t: Tensor) -> int:
 
 
 _ADDRESS, _NUMBER, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_ROLLED = [_FLAG, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS, _NUMBER]
 _SIGNAL = [_ADDRESS, _NUMBER, _NUMBER, _ADDRESS]
 _ROWS = [_ADDRESS, _NUMBER, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS]
 _ARGUMENTS = {
     "silu": [_FLAG, *[_ADDRESS] * 3, _NUMBER, _NUMBER, _FLAG],
     "silu_derivative": [_FLAG, *[_ADDRESS] * 4, _NUMBER, _NUMBER, _FLAG],
+    "average": [*_ROLLED, _ADDRESS, _NUMBER, _FLAG],
+    "average_derivative": [*_ROLLED, _ADDRESS, _ADDRESS, _NUMBER, _FLAG],
     "turn": [_FLAG, *_SIGNAL, *_ROWS, _NUMBER, _FLAG],
     "sum": [_FLAG, *_SIGNAL, _ADDRESS, *_ROWS, _FLAG, _NUMBER, _FLAG],
 }

@@ -355,6 +355,116 @@ FOR_EACH_PROCESSOR void sum_bfloat16(float *result, int64_t atom_stride, int64_t
     sum_range<bfloat16>(result, atom_stride, channels, edges, starts, rotations, parts, add, begin, end);
 }
 
+// ---------------------------------------------------------------------------------------- mean of taps
+
+}  // namespace
+
+// How `kept` coefficients of each of `taps` rolls enter their mean: coefficient s of roll t counts own[t, s] times in
+// itself, and cross[t, s] times in coefficient partner[s], which is s if there is no other.
+struct Mean {
+    int64_t taps, kept;
+    const float *own, *cross;
+    const int64_t *partner;
+};
+
+namespace {
+
+// Some channels of coefficients s and p, partners of each other or the same, of one edge: the values (T, S, C) are
+// activated with a bias (S, C), rolled back and averaged.
+template <typename T, int N>
+INLINE void average_pair(const T *values, const float *bias, const Mean &mean, int64_t channels, int64_t s, int64_t p,
+                         float *result, int64_t first, int64_t n) {
+    const int64_t at_s = s * channels + first, at_p = p * channels + first;
+    Vector v, w, bias_s, bias_p, sum_s = {}, sum_p = {};
+    Channels<N>::get(&bias_s, bias + at_s, n);
+    Channels<N>::get(&bias_p, bias + at_p, n);
+    for (int64_t t = 0; t < mean.taps; t++, values += mean.kept * channels) {
+        const float *own = mean.own + t * mean.kept, *cross = mean.cross + t * mean.kept;
+        Channels<N>::get(&v, values + at_s, n);
+        v += bias_s;
+        silu(v);
+        sum_s += own[s] * v;
+        if (p == s) continue;
+        Channels<N>::get(&w, values + at_p, n);
+        w += bias_p;
+        silu(w);
+        sum_s += cross[p] * w;
+        sum_p += own[p] * w + cross[s] * v;
+    }
+    Channels<N>::put(result + at_s, &sum_s, n);
+    if (p != s) Channels<N>::put(result + at_p, &sum_p, n);
+}
+
+// The derivative by some values of coefficient s, of all rolls, from that by the mean (S, C).
+template <typename T, int N>
+INLINE void spread(const T *values, const float *bias, const Mean &mean, int64_t channels, int64_t s,
+                   const float *gradient, T *result, int64_t first, int64_t n) {
+    const int64_t p = mean.partner[s], at = s * channels + first;
+    Vector v, g, bias_s, of_s, of_p;
+    Channels<N>::get(&bias_s, bias + at, n);
+    Channels<N>::get(&of_s, gradient + at, n);
+    Channels<N>::get(&of_p, gradient + p * channels + first, n);
+    for (int64_t t = 0; t < mean.taps; t++, values += mean.kept * channels, result += mean.kept * channels) {
+        Channels<N>::get(&v, values + at, n);
+        v += bias_s;
+        g = mean.own[t * mean.kept + s] * of_s;
+        if (p != s) g += mean.cross[t * mean.kept + s] * of_p;
+        silu_derivative(g, v);
+        Channels<N>::put(result + at, &g, n);
+    }
+}
+
+template <typename T>
+INLINE void average_range(const T *values, const float *bias, const Mean &mean, int64_t channels, float *result,
+                          int64_t begin, int64_t end) {
+    const int64_t size = mean.kept * channels;
+    for (int64_t edge = begin; edge < end; edge++)
+        for (int64_t s = 0; s < mean.kept; s++) {
+            const T *here = values + edge * mean.taps * size;
+            const int64_t p = mean.partner[s];
+            int64_t c = 0;
+            if (p < s) continue;  // done with its partner
+            for (; c + WIDTH <= channels; c += WIDTH)
+                average_pair<T, 1>(here, bias, mean, channels, s, p, result + edge * size, c, 0);
+            if (c < channels)
+                average_pair<T, 0>(here, bias, mean, channels, s, p, result + edge * size, c, channels - c);
+        }
+}
+
+template <typename T>
+INLINE void spread_range(const T *values, const float *bias, const Mean &mean, int64_t channels, const float *gradient,
+                         T *result, int64_t begin, int64_t end) {
+    const int64_t size = mean.kept * channels;
+    for (int64_t edge = begin; edge < end; edge++)
+        for (int64_t s = 0; s < mean.kept; s++) {
+            const int64_t at = edge * mean.taps * size;
+            const float *given = gradient + edge * size;
+            int64_t c = 0;
+            for (; c + WIDTH <= channels; c += WIDTH)
+                spread<T, 1>(values + at, bias, mean, channels, s, given, result + at, c, 0);
+            if (c < channels) spread<T, 0>(values + at, bias, mean, channels, s, given, result + at, c, channels - c);
+        }
+}
+
+FOR_EACH_PROCESSOR void average_float32(const float *values, const float *bias, const Mean &mean, int64_t channels,
+                                        float *result, int64_t begin, int64_t end) {
+    average_range(values, bias, mean, channels, result, begin, end);
+}
+FOR_EACH_PROCESSOR void average_bfloat16(const bfloat16 *values, const float *bias, const Mean &mean, int64_t channels,
+                                         float *result, int64_t begin, int64_t end) {
+    average_range(values, bias, mean, channels, result, begin, end);
+}
+FOR_EACH_PROCESSOR void spread_float32(const float *values, const float *bias, const Mean &mean, int64_t channels,
+                                       const float *gradient, float *result, int64_t begin, int64_t end) {
+    spread_range(values, bias, mean, channels, gradient, result, begin, end);
+}
+FOR_EACH_PROCESSOR void spread_bfloat16(const bfloat16 *values, const float *bias, const Mean &mean, int64_t channels,
+                                        const float *gradient, bfloat16 *result, int64_t begin, int64_t end) {
+    spread_range(values, bias, mean, channels, gradient, result, begin, end);
+}
+
+// ------------------------------------------------------------------------------------- what Python calls
+
 // Calls work(begin, end) on ranges of 0..size that begin at multiples of `step`: more ranges than threads, which may
 // differ in what there is to do.
 template <typename Work> void in_ranges(int64_t size, int64_t step, int threads, const Work &work) {
@@ -399,6 +509,32 @@ void ocp_scn_silu_derivative(int is_bfloat16, const void *x, const void *bias, c
         else
             derivative_float32(static_cast<const float *>(x), static_cast<const float *>(bias),
                                static_cast<const float *>(gradient), static_cast<float *>(result), width, begin, end);
+    });
+}
+
+void ocp_scn_average(int is_bfloat16, const void *values, const float *bias, int64_t taps, int64_t kept,
+                     const float *own, const float *cross, const int64_t *partner, int64_t channels, float *result,
+                     int64_t num_edges, int threads) {
+    const Mean mean{taps, kept, own, cross, partner};
+    in_ranges(num_edges, 1, threads, [=](int64_t begin, int64_t end) {
+        if (is_bfloat16)
+            average_bfloat16(static_cast<const bfloat16 *>(values), bias, mean, channels, result, begin, end);
+        else
+            average_float32(static_cast<const float *>(values), bias, mean, channels, result, begin, end);
+    });
+}
+
+void ocp_scn_average_derivative(int is_bfloat16, const void *values, const float *bias, int64_t taps, int64_t kept,
+                                const float *own, const float *cross, const int64_t *partner, int64_t channels,
+                                const float *gradient, void *result, int64_t num_edges, int threads) {
+    const Mean mean{taps, kept, own, cross, partner};
+    in_ranges(num_edges, 1, threads, [=](int64_t begin, int64_t end) {
+        if (is_bfloat16)
+            spread_bfloat16(static_cast<const bfloat16 *>(values), bias, mean, channels, gradient,
+                            static_cast<bfloat16 *>(result), begin, end);
+        else
+            spread_float32(static_cast<const float *>(values), bias, mean, channels, gradient,
+                           static_cast<float *>(result), begin, end);
     });
 }
 

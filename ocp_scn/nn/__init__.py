@@ -5,6 +5,7 @@ from ocp_scn.nn.edges import EdgeGroup, KernelEdgeGroup, group_edges, group_edge
 from ocp_scn.nn.heads import SphereReadout, sphere_samples
 from ocp_scn.nn.message import MessageBlock
 from ocp_scn.nn.radial import EdgeFeatures, RadialBasis, polynomial_envelope
+from ocp_scn.nn.recompute import joined
 
 __all__ = [
     "EdgeFeatures",
@@ -16,6 +17,7 @@ __all__ = [
     "SphereReadout",
     "group_edges",
     "group_edges_for_kernels",
+    "joined",
     "polynomial_envelope",
     "sphere_samples",
 ]

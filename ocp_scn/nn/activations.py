@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ocp_scn import kernels
+from ocp_scn.nn.taps import Taps
 
 
 def silu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
@@ -31,6 +32,42 @@ def silu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Ten
 def silu_of_own(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return :func:`silu` of a tensor that nobody else has: in place, unless a derivative will need it."""
     return silu(x, bias, inplace=not torch.is_grad_enabled())
+
+
+def average_of_activated(values: Tensor, bias: Tensor, taps: Taps) -> Tensor:
+    """Activate values of all taps, roll them back and average the taps, by a kernel.
+
+    Args:
+        values: (E, T, S C) in the processor's memory.
+        bias: (S C,).
+        taps: T rolls of frames that keep S coefficients.
+
+    Returns:
+        (E, S, C) float32.
+    """
+    if not (kernels.usable(values) and values.is_contiguous()):
+        values = values.float().contiguous()
+    bias = bias.float()
+    if torch.is_grad_enabled() and (values.requires_grad or bias.requires_grad):
+        return _Average.apply(taps, values, bias)
+    return kernels.average(values, bias, taps.mean)
+
+
+class _Average(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, taps: Taps, values: Tensor, bias: Tensor) -> Tensor:
+        ctx.taps = taps
+        ctx.save_for_backward(values, bias)
+        return kernels.average(values, bias, taps.mean)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            kept = ctx.taps.average(silu(values, bias))[:, torch.tensor(ctx.taps.by_order).argsort()]
+            return None, *torch.autograd.grad(kept, (values, bias), gradient, create_graph=True)
+        derivative = kernels.average_derivative(gradient.contiguous(), values, bias, ctx.taps.mean)
+        return None, derivative, derivative.flatten(0, 1).sum(0) if ctx.needs_input_grad[2] else None
 
 
 class _SiLU(torch.autograd.Function):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ocp_scn.nn.activations import silu_of_own
 from ocp_scn.nn.products import input_major, large_products_pay
-from ocp_scn.nn.recompute import linear, recomputed
+from ocp_scn.nn.recompute import joined, linear, recomputed
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
 
 # Numbers in the largest tensor of the grid points that are computed at once.
-MAX_VALUES = 2**20
+MAX_VALUES = 2**21
 
 
 class GridAggregation(TableModule):
@@ -53,7 +53,7 @@ class GridAggregation(TableModule):
         maps = [self.fc1.bias, *(tensor for fc in (self.fc2, self.fc3) for tensor in (fc.weight, fc.bias))]
         maps += self._maps_of_bands()
         update = partial(self._update, dim)
-        return torch.cat([recomputed(update, *part, *maps) for part in parts], dim=1 - dim).transpose(1, dim)
+        return joined([recomputed(update, *part, *maps) for part in parts], dim=1 - dim).transpose(1, dim)
 
     def _update(
         self,
@@ -79,7 +79,7 @@ class GridAggregation(TableModule):
         borders = [0, *((self.lmax + 1 - j) ** 2 for j in reversed(range(self.num_bands)))]
         ranges = zip(itertools.pairwise(borders), of_bands, strict=True)
         parts = [linear(both.narrow(dim, start, stop - start), weight) for (start, stop), weight in ranges]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+        return joined(parts, dim)
 
     def _maps_of_bands(self) -> list[Tensor]:
         """Return the first map's matrices for the degrees of all bands, of all but the last, ..., of one.

@@ -19,9 +19,11 @@ from torch.nn.functional import embedding
 
 from ocp_scn.graph import Graph
 from ocp_scn.kernels import Rotations
+from ocp_scn.nn.activations import average_of_activated, silu
 from ocp_scn.nn.rotations import Incidence, incidence, sum_at_atoms
 from ocp_scn.nn.rotations import to_edge_frames as to_edge_frames_by_kernel
-from ocp_scn.nn.taps import OneTap, Taps
+from ocp_scn.nn.taps import OneTap, Taps, in_order
+from ocp_scn.sphere import num_coefficients
 
 # Places for the edges that leave an atom; one with more edges is taken several times. Few enough to
 # leave hardly a place empty, enough for efficient matrix products.
@@ -59,12 +61,25 @@ class Receivers(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What :meth:`sum` takes beside messages, apart so that a gradient can be taken by it."""
+        """What :meth:`sum` takes beside values, apart so that a gradient can be taken by it."""
         return (self.rows,)
 
-    def sum(self, values: Tensor, rows: Tensor) -> Tensor:
-        """Return :func:`sum_at_targets` of coefficients (E'', S, C): (A'', K, C)."""
-        return sum_at_targets(values, rows, self)
+    def sum(
+        self, taps: OneTap | Taps, values: Tensor, bias: Tensor, rows: Tensor, *, inplace: bool
+    ) -> Tensor:
+        """Activate the last map's values, average the taps, turn back and sum at the targets.
+
+        Args:
+            taps: of the values.
+            values: (E'', T, S C) before bias and activation.
+            bias: (S C,).
+            rows: :attr:`rows`.
+            inplace: whether ``values`` may be overwritten.
+
+        Returns:
+            (A'', K, C).
+        """
+        return sum_at_targets(taps.average(silu(values, bias, inplace=inplace)), rows, self)
 
 
 class EdgeGroup(NamedTuple):
@@ -108,9 +123,13 @@ class KernelReceivers(NamedTuple):
     target: Incidence
     inputs: tuple[()] = ()
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Return :func:`~ocp_scn.nn.rotations.sum_at_atoms` of coefficients (E'', S, C): (A'', K, C)."""
-        return sum_at_atoms([values], [self.target], self.num_atoms, (self.target.rotations.lmax + 1) ** 2)
+    def sum(self, taps: OneTap | Taps, values: Tensor, bias: Tensor, *, inplace: bool) -> Tensor:
+        """Do what :meth:`Receivers.sum` does."""
+        if isinstance(taps, OneTap):
+            kept = taps.average(silu(values, bias, inplace=inplace))
+        else:
+            kept = average_of_activated(values, bias, taps)
+        return sum_at_atoms([kept], [self.target], self.num_atoms, (self.target.rotations.lmax + 1) ** 2)
 
 
 class KernelEdgeGroup(NamedTuple):
@@ -252,6 +271,7 @@ def group_edges_for_kernels(
     groups = []
     of_resolution = zip(rotations, _resolutions(graph), graph.widths, taps, strict=True)
     for r, (of_edges, (target, whole_r), width, taps_r) in enumerate(of_resolution):
+        layout = in_order(num_coefficients(of_edges.lmax, of_edges.mmax))
         back = of_edges.blocks if envelope is None else of_edges.blocks * envelope[whole_r, None]
         groups_r = []
         for _, edges, parts in _ranges(target, num_atoms, max(width, 1), max_edges[r]):
@@ -266,13 +286,13 @@ def group_edges_for_kernels(
                         target[received] - part.start,
                         part.stop - part.start,
                         of_edges._replace(blocks=back[received]),
-                        taps_r.layout,
+                        layout,
                     ),
                 )
                 for part, received in parts
             ]
             of_ends = zip(ends, taps_r.layouts, strict=True)
-            incidences = tuple(incidence(atoms, num_atoms, here, layout) for atoms, layout in of_ends)
+            incidences = tuple(incidence(atoms, num_atoms, here, of_end) for atoms, of_end in of_ends)
             groups_r.append(KernelEdgeGroup(whole, incidences, receivers))
         groups.append(groups_r)
     return groups

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ocp_scn.nn.activations import silu, silu_of_own
 from ocp_scn.nn.edges import EdgeGroup, KernelEdgeGroup, KernelReceivers, Receivers
 from ocp_scn.nn.products import input_major
-from ocp_scn.nn.recompute import linear, linears, recomputed
+from ocp_scn.nn.recompute import joined, linear, linears, recomputed
 from ocp_scn.nn.taps import OneTap, Taps
 from ocp_scn.sphere import num_coefficients
 
@@ -98,15 +98,15 @@ class MessageBlock(nn.Module):
         def activated(second: Tensor, bias: Tensor) -> tuple[Tensor]:
             return (silu(second, bias, inplace=inplace),)
 
-        def summed(at: Receivers | KernelReceivers, values: Tensor, bias: Tensor, *rows: Tensor) -> Tensor:
-            return at.sum(taps.average(silu(values, bias, inplace=inplace)), *rows)  # of (E'', T, S C')
+        def summed(at: Receivers | KernelReceivers, values: Tensor, *others: Tensor) -> Tensor:
+            return at.sum(taps, values, *others, inplace=inplace)  # of (E'', T, S C')
 
         def summed_network(
             at: Receivers | KernelReceivers, second: Tensor, *weights_and_rows: Tensor
         ) -> Tensor:
-            bias2, weight, bias3, *rows = weights_and_rows
-            values = silu_of_own(linear(silu(second, bias2, inplace=inplace), weight), bias3)
-            return at.sum(taps.average(values), *rows)
+            bias2, weight, *others = weights_and_rows
+            values = linear(silu(second, bias2, inplace=inplace), weight)
+            return at.sum(taps, values, *others, inplace=not torch.is_grad_enabled())  # nobody else has them
 
         first = linears(
             partial(group.first_input, taps), self.fc1.weight, x, *group.inputs, blocks=taps.blocks
@@ -123,7 +123,7 @@ class MessageBlock(nn.Module):
             else:
                 (values,) = linears(activated, self.fc3.weight, part, self.fc2.bias)
                 sums.append(recomputed(partial(summed, at), values, self.fc3.bias, *at.inputs))
-        return torch.cat(sums)
+        return joined(sums)
 
 
 def _taps(lmax: int, mmax: int, num_taps: int) -> OneTap | Taps:

@@ -50,6 +50,11 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return _Recomputed.apply(function, *inputs) if torch.is_grad_enabled() else function(*inputs)
 
 
+def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Return the parts one after the other, and a single one as it is, not a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
 def _unchanged(x: Tensor) -> tuple[Tensor]:
     return (x,)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ocp_scn.kernels import Layout, Row
+from ocp_scn.kernels import Layout, Mean, Row
 from ocp_scn.sphere import TableModule, kept_orders, num_coefficients
 
 
@@ -26,10 +26,8 @@ class OneTap:
 
     def __init__(self, lmax: int, mmax: int) -> None:
         self.num_kept = num_coefficients(lmax, mmax)
-        self.layout = _side_by_side(range(self.num_kept), self.num_kept)
         self.layouts = tuple(
-            _side_by_side(range(end * self.num_kept, (end + 1) * self.num_kept), 2 * self.num_kept)
-            for end in range(2)
+            in_order(self.num_kept, end * self.num_kept, 2 * self.num_kept) for end in range(2)
         )
 
     def split_input(self, ends: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -78,9 +76,14 @@ class Taps(TableModule):
         parts = torch.tensor(self.by_order).split(self.sizes)
         blocks = torch.cat([torch.cat([part, part + len(orders)]) for part in parts])
         self.register_buffer("blocks", blocks, persistent=False)
-        self.register_table("untap", _roll_back_and_average(orders, angles)[self.by_order])  # (S, T S)
-        position = {k: place for place, k in enumerate(self.by_order)}
-        self.layout = _side_by_side([position[k] for k in range(len(orders))], len(orders))
+        back = _roll_back_and_average(orders, angles)  # (S, T, S)
+        self.register_table("untap", back[self.by_order].flatten(1))  # (S, T S)
+        partner = torch.tensor([orders.index((degree, -m)) for degree, m in orders])
+        each = torch.arange(len(orders))
+        crossed = torch.where(partner == each, 0.0, back[partner, :, each].T)
+        self.register_table("own", back[each, :, each].T.contiguous())  # (T, S)
+        self.register_table("cross", crossed.contiguous())  # (T, S)
+        self.register_buffer("partner", partner, persistent=False)  # (S,)
         self.layouts = tuple(self._layout(end) for end in range(2))
 
     def split_input(self, ends: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -114,6 +117,11 @@ class Taps(TableModule):
         num_kept = len(self.by_order)
         return self.untap @ values.view(len(values), self.num_taps * num_kept, values.shape[-1] // num_kept)
 
+    @property
+    def mean(self) -> Mean:
+        """The same for kernels, which keep the order of coefficients."""
+        return Mean(self.own.float(), self.cross.float(), self.partner)
+
     def _layout(self, end: int) -> Layout:
         """Return where one end's coefficients lie, 0 for the first; both ends' layouts fill the parts."""
         rows: dict[int, Row] = {}
@@ -133,16 +141,16 @@ class Taps(TableModule):
         return Layout(sizes, tuple(rows[k] for k in range(len(rows))))
 
 
-def _side_by_side(rows: Sequence[int], size: int) -> Layout:
-    """Return the layout of one part with the given number of rows an edge."""
-    return Layout((size,), tuple(Row(0, row) for row in rows))
+def in_order(size: int, first: int = 0, of: int | None = None) -> Layout:
+    """Return the layout of coefficients in their order, from row ``first`` on of a part with ``of`` rows."""
+    return Layout((of or size,), tuple(Row(0, first + k) for k in range(size)))
 
 
 def _roll_back_and_average(orders: list[tuple[int, int]], angles: Tensor) -> Tensor:
-    """Return the matrix (S, T S) that rolls each tap's coefficients back and averages the taps."""
+    """Return the matrix (S, T, S) that rolls each tap's coefficients back and averages the taps."""
     matrix = torch.zeros(len(orders), len(angles), len(orders), dtype=torch.float64)
     for row, (degree, m) in enumerate(orders):
         matrix[row, :, row] = (m * angles).cos()
         if m != 0:  # sin(m phi) has the sign of m: n cos + p sin for -m, p cos - n sin for +m
             matrix[row, :, orders.index((degree, -m))] = -(m * angles).sin()
-    return matrix.flatten(1) / len(angles)
+    return matrix / len(angles)
