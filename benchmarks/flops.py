@@ -13,12 +13,25 @@ def forward_flops(config: SCNConfig, graph: Graph, num_atoms: int, *, training: 
     ``rotation`` is what block-diagonal Wigner matrices need; ``rotation as dense`` is what is spent on top
     without kernels, because one dense product a group of edges is faster than many small ones.
     """
-    channels, reduced, features = (
-        config.sphere_channels,
-        config.sphere_channels_reduce,
-        config.num_basis_functions,
-    )
-    taps = config.taps if training else config.eval_taps
+    layers = [
+        _layer_flops(config, graph, num_atoms, training=training, first=k == 0)
+        for k in range(config.num_interactions)
+    ]
+    total = {name: sum(layer[name] for layer in layers) for name in layers[0]}
+    channels, reduced = config.sphere_channels, config.sphere_channels_reduce
+    heads = 1 + (config.regress_forces and config.direct_forces)
+    samples = config.num_sphere_samples
+    total["readout"] = num_atoms * samples * num_coefficients(config.lmax) * channels
+    total["readout"] += heads * num_atoms * samples * (channels * channels + channels * reduced + reduced)
+    return {name: 2 * value for name, value in total.items()}
+
+
+def _layer_flops(
+    config: SCNConfig, graph: Graph, num_atoms: int, *, training: bool, first: bool
+) -> dict[str, int]:
+    """Return the multiplications of a layer; the first one has signals with one coefficient."""
+    reduced, features = config.sphere_channels_reduce, config.num_basis_functions
+    taps = 1 if first else config.taps if training else config.eval_taps
     size = num_coefficients(config.lmax)  # K
     num_edges = sum(graph.sizes)
     layer = dict.fromkeys(("edge features", "message", "rotation", "rotation as dense", "grid", "reduce"), 0)
@@ -29,10 +42,15 @@ def forward_flops(config: SCNConfig, graph: Graph, num_atoms: int, *, training: 
         places = num_atoms * max(width, 1)
         blocks = sum((2 * min(k, config.mmax) + 1) * (2 * k + 1) for k in range(degree + 1))
         dense = kept * num_coefficients(degree)
-        layer["rotation"] += 3 * edges * blocks * reduced
-        layer["rotation as dense"] += (edges + 2 * places) * dense * reduced - 3 * edges * blocks * reduced
+        # Both ends are turned into the edges' frames, and messages back.
+        needed = edges * blocks * (1 if first else 3)
+        spent = places * dense + (edges + places) * (1 if first else dense)
+        layer["rotation"] += needed * reduced
+        layer["rotation as dense"] += (spent - needed) * reduced
         layer["message"] += edges * hidden * features + edges * taps * hidden * (hidden + kept * reduced)
-        if taps == 1:
+        if first:
+            layer["message"] += edges * 2 * reduced * hidden
+        elif taps == 1:
             layer["message"] += edges * 2 * kept * reduced * hidden
         else:
             zero = degree + 1
@@ -46,14 +64,10 @@ def forward_flops(config: SCNConfig, graph: Graph, num_atoms: int, *, training: 
         wide, narrow = 2 * config.num_bands * reduced, 2 * reduced
         layer["grid"] = num_atoms * size * (2 * reduced * wide + narrow * reduced)
         layer["grid"] += num_atoms * points * (size * wide + wide * narrow + size * narrow)
-    if channels != reduced:
-        layer["reduce"] = 2 * num_atoms * size * channels * reduced
-    total = {name: config.num_interactions * value for name, value in layer.items()}
-    heads = 1 + (config.regress_forces and config.direct_forces)
-    samples = config.num_sphere_samples
-    total["readout"] = num_atoms * samples * size * channels
-    total["readout"] += heads * num_atoms * samples * (channels * channels + channels * reduced + reduced)
-    return {name: 2 * value for name, value in total.items()}
+    if config.sphere_channels != reduced:
+        coefficients = size + (1 if first else size)  # restored and reduced
+        layer["reduce"] = num_atoms * coefficients * config.sphere_channels * reduced
+    return layer
 
 
 def needed_flops(config: SCNConfig, graph: Graph, num_atoms: int, *, training: bool) -> int:

@@ -31,7 +31,7 @@ from ocp_scn.nn import (
     polynomial_envelope,
     sphere_samples,
 )
-from ocp_scn.sphere import TableModule, dense_rows, num_coefficients, spherical_harmonics, wigner_rows
+from ocp_scn.sphere import TableModule, dense_rows, spherical_harmonics, wigner_rows
 from ocp_scn.state_dict import translate_state_dict
 
 EdgeGroups = Sequence[Sequence[EdgeGroup | KernelEdgeGroup]]  # of each resolution
@@ -75,7 +75,7 @@ class EdgeBlock(nn.Module):
     def forward(
         self, x: Tensor, elements: Tensor, graph: Graph, radial: Tensor, groups: EdgeGroups
     ) -> Tensor:
-        """Return the layer's update of the signals x, both (A, K, C)."""
+        """Return the layer's update (A, K, C) of the signals x, (A, K, C) or (A, 1, C)."""
         features = self.edge_features(radial, elements[graph.source], elements[graph.target])  # (E, F)
         x = self.downsample(x)  # (A, K, C')
         total, *others = (
@@ -137,10 +137,7 @@ class SCN(TableModule):
         radial = self.distance_expansion(distance)  # (E, R)
         groups = self._edge_groups(graph, frames, distance, len(elements))
         embedding = self.sphere_embedding(elements)  # (A, C)
-        higher = embedding.new_zeros(
-            len(elements), num_coefficients(self.config.lmax) - 1, embedding.shape[-1]
-        )
-        x = torch.cat([embedding[:, None], higher], dim=1)  # (A, K, C)
+        x = embedding[:, None]  # (A, 1, C), the coefficient (0, 0); from the first layer on (A, K, C)
         with self._precision(x.device.type):
             for k, block in enumerate(self.edge_blocks):
                 update = block(x, elements, graph, radial, groups).to(x.dtype)

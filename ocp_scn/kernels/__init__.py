@@ -68,6 +68,10 @@ class Rotations(NamedTuple):
     lmax: int
     mmax: int
 
+    def of_scalars(self) -> Rotations:
+        """Return the same for degree 0, which they leave as it is."""
+        return Rotations(self.blocks[:, :1].contiguous(), 0, self.mmax)
+
 
 def usable(*tensors: Tensor) -> bool:
     """Whether there are kernels for tensors of this kind, in this process and now."""

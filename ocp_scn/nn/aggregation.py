@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ocp_scn.nn.activations import silu_of_own
 from ocp_scn.nn.products import input_major, large_products_pay
@@ -46,7 +47,9 @@ class GridAggregation(TableModule):
         self.register_table("from_grid", grid_to_coefficients(lmax, resolution))  # (K, G)
 
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
-        """Return the new signal (A, K, C') from the old one and the summed messages, both (A, K, C')."""
+        """Return the new signal (A, K, C') from the old one (A, K, C') or (A, 1, C') and summed messages."""
+        if x.shape[1] == 1:
+            x = pad(x, (0, 0, 0, messages.shape[1] - 1))
         # With coefficients ahead of atoms, a transform is one product, and else one an atom.
         dim = 0 if large_products_pay(x) else 1  # of the coefficients
         parts = zip(x.split(self.block_size), messages.split(self.block_size), strict=True)

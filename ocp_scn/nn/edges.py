@@ -10,7 +10,7 @@ edges is part of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -79,7 +79,10 @@ class Receivers(NamedTuple):
         Returns:
             (A'', K, C).
         """
-        return sum_at_targets(taps.average(silu(values, bias, inplace=inplace)), rows, self)
+        kept = taps.average(silu(values, bias, inplace=inplace))
+        if isinstance(taps, OneTap) and taps.by_order is not None:
+            kept = kept[:, taps.by_order]  # as the rows are
+        return sum_at_targets(kept, rows, self)
 
 
 class EdgeGroup(NamedTuple):
@@ -104,6 +107,8 @@ class EdgeGroup(NamedTuple):
 
     def first_input(self, taps: OneTap | Taps, x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
         """Return what the first map of the messages multiplies, from the signals x (A, K, C) of all atoms."""
+        if x.shape[1] == 1:  # which rotations do not change
+            rows = tuple(of_end[:, :1, :1] for of_end in rows)
         ends = zip(rows, (self.source, self.target), strict=True)
         return taps.split_input([to_edge_frames(x, of_end, end) for of_end, end in ends])
 
@@ -149,7 +154,13 @@ class KernelEdgeGroup(NamedTuple):
 
     def first_input(self, taps: OneTap | Taps, x: Tensor) -> tuple[Tensor, ...]:
         """Return what the first map of the messages multiplies, from the signals x (A, K, C) of all atoms."""
-        return taps.parts(to_edge_frames_by_kernel(x.float(), self.ends))
+        ends: Sequence[Incidence] = self.ends
+        if x.shape[1] == 1:  # which rotations do not change
+            of_ends = zip(self.ends, taps.layouts, strict=True)
+            ends = [
+                end._replace(rotations=end.rotations.of_scalars(), layout=layout) for end, layout in of_ends
+            ]
+        return taps.parts(to_edge_frames_by_kernel(x.float(), ends))
 
 
 def to_edge_frames(x: Tensor, rows: Tensor, end: End) -> Tensor:
@@ -170,7 +181,7 @@ def to_edge_frames(x: Tensor, rows: Tensor, end: End) -> Tensor:
     here = here.to(rows.dtype)  # (A', K, C)
     of_atom = places // max(len(here), 1)  # n
     with torch.autocast(x.device.type, enabled=False):  # cheap enough for full precision
-        turned = torch.bmm(rows.view(len(here), of_atom * kept, size), here)
+        turned = torch.bmm(rows.reshape(len(here), of_atom * kept, size), here)
     turned = turned.view(places, kept, x.shape[-1])
     return turned if end.places is None else _gather(turned, end.places)
 

@@ -12,7 +12,7 @@ from ocp_scn.nn.activations import silu, silu_of_own
 from ocp_scn.nn.edges import EdgeGroup, KernelEdgeGroup, KernelReceivers, Receivers
 from ocp_scn.nn.products import input_major
 from ocp_scn.nn.recompute import joined, linear, linears, recomputed
-from ocp_scn.nn.taps import OneTap, Taps
+from ocp_scn.nn.taps import OneTap, ScalarInput, Taps
 from ocp_scn.sphere import num_coefficients
 
 # Numbers that a tap of the edges that are computed at once has in its largest tensor: enough edges for
@@ -64,6 +64,8 @@ class MessageBlock(nn.Module):
         self.taps = _taps(lmax, mmax, num_taps)
         in_evaluation = num_taps if eval_num_taps is None else eval_num_taps
         self.eval_taps = self.taps if in_evaluation == num_taps else _taps(lmax, mmax, in_evaluation)
+        self.of_scalars = ScalarInput(lmax, mmax, self.taps)
+        self.eval_of_scalars = ScalarInput(lmax, mmax, self.eval_taps)
 
     @property
     def active_taps(self) -> OneTap | Taps:
@@ -79,14 +81,17 @@ class MessageBlock(nn.Module):
         """Compute the messages of edges and their sums at the targets.
 
         Args:
-            x: (A, K, C') signals of the atoms; degrees above ``lmax`` are not used.
+            x: (A, K, C') signals of the atoms; degrees above ``lmax`` are not used. K = 1 where there is
+                nothing beyond the coefficient (0, 0).
             features: (E', F) edge features.
             group: the edges, with coefficients in the order of the taps.
 
         Returns:
             (A', (lmax + 1)**2, C') sums over the edges to each atom of the group.
         """
-        taps = self.active_taps
+        taps: OneTap | Taps = self.active_taps
+        if x.shape[1] == 1 < self.num_kept:
+            taps = self.of_scalars if self.training else self.eval_of_scalars
         inplace = not torch.is_grad_enabled()  # nobody will need what an activation is taken of
 
         def gated(e: Tensor, weight: Tensor, bias: Tensor, bias1: Tensor, *first: Tensor) -> tuple[Tensor]:

@@ -31,7 +31,7 @@ def linears(
         weight: the matrix whose ranges of columns w_k, each as wide as its u_k, multiply.
         inputs: tensors that ``prepare`` takes.
         blocks: the order in which the matrix's columns, in as many blocks of equal width, are taken
-            before. None: there is one u_0, as wide as the matrix.
+            before; those that are not named count nothing. None: there is one u_0, as wide as the matrix.
 
     Returns:
         The products, (..., out) each.
@@ -61,9 +61,9 @@ def _unchanged(x: Tensor) -> tuple[Tensor]:
 
 def _products(prepare: Prepare, blocks: Tensor | None, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     prepared = prepare(*inputs)
-    products = []
+    products, size = [], _block_size(prepared, blocks)
     for u, columns in zip(prepared, _columns(prepared), strict=True):
-        values = product(u.flatten(0, -2), _part(weight, blocks, columns))
+        values = product(u.flatten(0, -2), _part(weight, blocks, columns, size))
         # torch forbids to change a view that leaves a custom function, and counts one as it is, too.
         products.append(values if u.dim() == 2 else values.view(*u.shape[:-1], len(weight)))
     return tuple(products)
@@ -90,9 +90,10 @@ class _Linears(torch.autograd.Function):
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
         for_inputs: list[Tensor | None] = [None] * len(inputs)
         if any(needs_input):
+            size = _block_size(prepared, ctx.blocks)
             # As matrices: for more dimensions and a strided part, torch makes many small products.
             products = [
-                product(g.flatten(0, -2), _part(weight, ctx.blocks, columns).mT).to(u.dtype).view_as(u)
+                product(g.flatten(0, -2), _part(weight, ctx.blocks, columns, size).mT).to(u.dtype).view_as(u)
                 for g, columns, u in zip(gradients, _columns(prepared), prepared, strict=True)
             ]
             for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
@@ -123,12 +124,18 @@ def _columns(prepared: Sequence[Tensor]) -> list[slice]:
     return list(itertools.starmap(slice, itertools.pairwise(borders)))
 
 
-def _part(weight: Tensor, blocks: Tensor | None, columns: slice) -> Tensor:
-    """Return a range of a matrix's columns after its blocks are put in order."""
+def _part(weight: Tensor, blocks: Tensor | None, columns: slice, size: int) -> Tensor:
+    """Return a range of a matrix's columns after its blocks of ``size`` columns are put in order."""
     if blocks is None:
         return weight
-    taken = _blocks_of(weight, blocks, columns)
-    return embedding(taken, _as_blocks(weight, blocks)).view(-1, len(weight)).mT  # faster than an index
+    taken = blocks[columns.start // size : columns.stop // size]
+    as_blocks = weight.mT.reshape(weight.shape[1] // size, -1)
+    return embedding(taken, as_blocks).view(-1, len(weight)).mT  # faster than an index
+
+
+def _block_size(prepared: Sequence[Tensor], blocks: Tensor | None) -> int:
+    """Return how many columns a block has."""
+    return sum(u.shape[-1] for u in prepared) // (1 if blocks is None else len(blocks))
 
 
 def _weight_derivative(
@@ -139,22 +146,13 @@ def _weight_derivative(
     parts = [product(u.flatten(0, -2).mT, g.flatten(0, -2).mT).to(weight.dtype) for u, g in factors]
     if blocks is None:
         return parts[0].mT
-    whole = weight.new_empty(len(blocks), weight.numel() // len(blocks))
+    size = _block_size(prepared, blocks)
+    new = weight.new_empty if len(blocks) * size == weight.shape[1] else weight.new_zeros
+    whole = new(weight.shape[1] // size, size * len(weight))
     for part, columns in zip(parts, _columns(prepared), strict=True):
-        taken = _blocks_of(weight, blocks, columns)
+        taken = blocks[columns.start // size : columns.stop // size]
         whole.index_copy_(0, taken, part.view(len(taken), -1))
     return whole.view(weight.mT.shape).mT
-
-
-def _as_blocks(weight: Tensor, blocks: Tensor) -> Tensor:
-    """Return a matrix's blocks of columns, each as a row."""
-    return weight.mT.reshape(len(blocks), -1)
-
-
-def _blocks_of(weight: Tensor, blocks: Tensor, columns: slice) -> Tensor:
-    """Return which rows of :func:`_as_blocks` a range of reordered columns is."""
-    size = weight.shape[1] // len(blocks)
-    return blocks[columns.start // size : columns.stop // size]
 
 
 def _autocast(tensor: Tensor) -> dict[str, Any]:

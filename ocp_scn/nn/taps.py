@@ -12,7 +12,7 @@ from ocp_scn.kernels import Layout, Mean, Row
 from ocp_scn.sphere import TableModule, kept_orders, num_coefficients
 
 
-class OneTap:
+class OneTap(TableModule):
     """The edge frames as they are, with what :class:`Taps` has for several rolls of them.
 
     Args:
@@ -21,10 +21,12 @@ class OneTap:
     """
 
     num_taps = 1
-    by_order = None
-    blocks = None
+    blocks: Tensor | None  # of the first map, which it takes in this order
 
     def __init__(self, lmax: int, mmax: int) -> None:
+        super().__init__()
+        self.by_order: list[int] | None = None
+        self.register_buffer("blocks", None, persistent=False)
         self.num_kept = num_coefficients(lmax, mmax)
         self.layouts = tuple(
             in_order(self.num_kept, end * self.num_kept, 2 * self.num_kept) for end in range(2)
@@ -45,6 +47,32 @@ class OneTap:
     def average(self, values: Tensor) -> Tensor:
         """Return the coefficients (E, S, C') of the only roll (E, 1, S C')."""
         return values.view(len(values), self.num_kept, values.shape[-1] // self.num_kept)
+
+
+class ScalarInput(OneTap):
+    """What becomes of taps where signals have the coefficient (0, 0) only, which no rotation changes.
+
+    The first map then needs no more than that coefficient's columns, and its result is the same for all
+    taps, so that one stands for them. Rolled back and averaged, coefficients of order m stay as they are if
+    m is a multiple of T, and vanish else.
+
+    Args:
+        lmax: largest degree of the messages.
+        mmax: largest |order| kept.
+        taps: T rolls.
+    """
+
+    def __init__(self, lmax: int, mmax: int, taps: OneTap | Taps) -> None:
+        super().__init__(lmax, mmax)
+        self.by_order = taps.by_order
+        self.layouts = tuple(in_order(1, end, 2) for end in range(2))
+        self.blocks = torch.tensor([0, self.num_kept])
+        stays = [order % taps.num_taps == 0 for _, order in kept_orders(lmax, mmax)]
+        self.register_table("stays", torch.tensor(stays, dtype=torch.float64)[:, None])
+
+    def average(self, values: Tensor) -> Tensor:
+        """Return the coefficients (E, S, C') of the mean of equal rolls, given one of them (E, 1, S C')."""
+        return super().average(values) * self.stays.to(values.dtype)
 
 
 class Taps(TableModule):

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ocp_scn import kernels
 from ocp_scn.kernels import Layout, Rotations, Row
+from ocp_scn.nn.taps import Taps
 from ocp_scn.sphere import dense_rows, wigner_rows
 
 ATOMS, EDGES = 7, 41
@@ -111,6 +112,29 @@ def test_rotations(lmax, mmax, channels, dtype, layout_of, threads):
     assert (sums[:, size:] == 7).all()
 
 
+@precisions
+@sizes
+@pytest.mark.parametrize("taps", [1, 4, 5])
+def test_means(lmax, mmax, channels, dtype, taps):
+    """The mean of activated rolls, and its derivative, are those of a product with a dense matrix."""
+    torch.set_num_threads(2)
+    tables = Taps(lmax, mmax, taps)
+    num_kept = len(tables.by_order)
+    values = torch.randn(EDGES, taps, num_kept * channels).to(dtype)
+    bias, gradient = torch.randn(num_kept * channels), torch.randn(EDGES, num_kept, channels)
+    exact = values.double().requires_grad_()
+    in_order = torch.tensor(tables.by_order).argsort()
+    mean = tables.double().average(functional.silu(exact + bias.double()))[:, in_order]
+    (derivative,) = torch.autograd.grad(mean, exact, gradient.double())
+    found = kernels.average(values, bias, tables.mean)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), mean.detach(), rtol=1e-5, atol=2e-6)
+    by_kernel = kernels.average_derivative(gradient, values, bias, tables.mean)
+    assert by_kernel.dtype == dtype
+    close = {"rtol": max(EPSILON[dtype], 1e-5), "atol": 5e-6}
+    torch.testing.assert_close(by_kernel.double(), derivative, **close)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_same_bits_on_any_number_of_threads(threads):
     """No sum depends on how edges and atoms are dealt out."""
@@ -143,6 +167,15 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+    mean, values = Taps(2, 1, 4).mean, torch.zeros(EDGES, 4, 14)
+    kernels.average(values, torch.zeros(14), mean)
+    for wrong, bias, message in (
+        (values[:, :3].contiguous(), torch.zeros(14), r"\(41, 3, 14\).*expected \(41, 4, 14\)"),
+        (values, torch.zeros(14).double(), "float64"),
+        (values, torch.zeros(7), r"expected \(41, 4, 7\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernels.average(wrong, bias, mean)
 
 
 def test_switches(tmp_path):

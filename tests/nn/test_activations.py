@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from ocp_scn import kernels
-from ocp_scn.nn.activations import silu, silu_of_own
+from ocp_scn.nn.activations import average_of_activated, silu, silu_of_own
+from ocp_scn.nn.taps import Taps
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -52,6 +53,25 @@ def test_in_place(with_kernels, request):
     assert torch.equal(x, before)
     with torch.no_grad():
         assert silu_of_own(x) is x
+
+
+@pytest.mark.skipif(not kernels.usable(torch.zeros(1)), reason="the kernels are not compiled here")
+def test_derivatives_of_means():
+    """First and second derivatives of the mean of taps are those of its steps."""
+    taps = Taps(2, 1, 5)
+    values, bias = torch.randn(3, 5, 7 * 2, requires_grad=True), torch.randn(14, requires_grad=True)
+    found = []
+    for function in (
+        lambda: average_of_activated(values, bias, taps),
+        lambda: taps.average(functional.silu(values + bias))[:, torch.tensor(taps.by_order).argsort()],
+    ):
+        value = function()
+        first = torch.autograd.grad(value.sin().sum(), (values, bias), create_graph=True)
+        plain = torch.autograd.grad(function().sin().sum(), (values, bias))  # by the kernel
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (values, bias))
+        found.append((value, *first, *plain, *second))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
