@@ -9,7 +9,7 @@ from scipy.stats import kstest
 
 from ocp_scn import SphericalChannelNetwork
 from ocp_scn.fairchem import batches
-from ocp_scn.nn import message
+from ocp_scn.nn import edges, message
 from ocp_scn.sphere import edge_frames, random_rolls, wigner_rows
 from tests.structures import batch_of, bulk, molecule, slab
 from tests.weights import strengthen
@@ -244,7 +244,8 @@ def test_more_taps_in_evaluation(mmax, taps):
 @pytest.mark.parametrize("mmax", [1, 2, 3])
 def test_taps_of_a_linear_message(mmax, monkeypatch):
     """Without activations a message has waves up to 2 mmax of the roll: 2 mmax + 1 taps leave nothing."""
-    monkeypatch.setattr(message, "silu", lambda values, bias, inplace=False: values + bias)
+    for module in (message, edges):
+        monkeypatch.setattr(module, "silu", lambda values, bias, inplace=False: values + bias)
     monkeypatch.setattr(message, "silu_of_own", lambda values, bias: values + bias)
     assert roll_spread(model_with(mmax=mmax, num_taps=2 * mmax, **RANDOM)) > 1e-2
     for taps in (2 * mmax + 1, 2 * mmax + 2):
