@@ -35,7 +35,15 @@ class Incidence(NamedTuple):
 
 
 def incidence(atoms: Tensor, num_atoms: int, rotations: Rotations, layout: Layout) -> Incidence:
-    """Return the edges' incidence from the atom (E',) of each, 0 to ``num_atoms`` - 1, in any order."""
+    """Return the edges' incidence from the atom (E',) of each, in any order.
+
+    Raises:
+        ValueError: an atom is below 0 or no less than ``num_atoms``; a kernel would read other memory.
+    """
+    if len(atoms):
+        least, most = (int(value) for value in torch.aminmax(atoms))
+        if least < 0 or most >= num_atoms:
+            raise ValueError(f"edges have atoms from {least} to {most}; expected 0 to {num_atoms - 1}")
     edges = torch.argsort(atoms, stable=True)
     starts = torch.searchsorted(atoms[edges], torch.arange(num_atoms + 1))
     return Incidence(atoms, edges, starts, rotations, layout)

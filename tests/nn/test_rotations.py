@@ -75,6 +75,14 @@ def test_without_edges():
     assert all(not parameter.grad.any() for parameter in block.parameters())
 
 
+@pytest.mark.parametrize("atom", [-1, ATOMS])
+def test_atoms_that_do_not_exist(atom):
+    """They are an error, not memory of something else."""
+    rotations, layout = Rotations(torch.ones(2, 1), 0, 0), Layout((1,), (Row(0, 0),))
+    with pytest.raises(ValueError, match=f"{atom}; expected 0 to 6" if atom > 0 else "from -1 to 0"):
+        incidence(torch.tensor([0, atom]), ATOMS, rotations, layout)
+
+
 def test_derivatives_of_any_order():
     """Both directions are linear and each other's transpose, and can be differentiated again."""
     atoms = torch.randint(ATOMS, (20,))
