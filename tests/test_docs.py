@@ -33,6 +33,8 @@ def commands() -> list[tuple[str, list[str]]]:
     for page, text in [*blocks("bash"), *blocks("")]:
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_0-9]+=\S*", words[0]):  # of the environment
+                del words[0]
             if words and (words[0] == "make" or words[0].endswith("python")):
                 found.append((page, words))
     return found

@@ -326,13 +326,14 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _openmp_of_torch() -> str:
-    """Return the path of the OpenMP library that this process has loaded.
+    """Return the path of the OpenMP library that this process has loaded, torch's own if there are several.
 
     Raises:
         OSError: there is none.
     """
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        path = line.split(maxsplit=5)[-1]
-        if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", path):
-            return path
-    raise OSError("no OpenMP library is loaded")
+    paths = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    loaded = sorted(path for path in paths if re.search(r"/lib(gomp|iomp5|omp)[^/]*\.so", path))
+    if not loaded:
+        raise OSError("no OpenMP library is loaded")
+    of_torch = str(Path(torch.__file__).parent)  # torch/lib, or torch.libs beside it
+    return next((path for path in loaded if path.startswith(of_torch)), loaded[0])
