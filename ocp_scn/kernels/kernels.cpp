@@ -60,8 +60,8 @@ template <typename T> INLINE void store_part(T *to, const Vector &v, int64_t n) 
 
 // ---------------------------------------------------------------------------------------------- SiLU
 
-// 1 / (1 + exp(-x)). exp is 2^n exp(r) with |r| <= ln(2)/2 and a polynomial for exp(r); beyond |x| = 87, where
-// exp leaves the range of floats, it stays what it is at 87.
+// 1 / (1 + exp(-x)). exp is 2^n exp(r) with |r| <= ln(2) / 2 and a polynomial for exp(r); beyond |x| = 87, where exp
+// leaves the range of floats, it stays what it is at 87.
 INLINE void sigmoid(Vector &result, const Vector &x) {
     const Vector limit = Vector{} + 87.f;
     Vector y = x < -limit ? limit : -x;
@@ -70,13 +70,14 @@ INLINE void sigmoid(Vector &result, const Vector &x) {
     const Vector shifted = y * 1.44269504088896341f + round;
     const Vector n = shifted - round;
     const Vector r = (y - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts, n * the first is exact
-    Vector p = Vector{} + 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.f;
+    Vector p = Vector{} + 1.f / 5040;  // Taylor's series: the next term is below 6e-9
+    p = p * r + 1.f / 720;
+    p = p * r + 1.f / 120;
+    p = p * r + 1.f / 24;
+    p = p * r + 1.f / 6;
+    p = p * r + 1.f / 2;
+    p = p * r + 1.f;
+    p = p * r + 1.f;
     Integers bits, exponent;
     memcpy(&bits, &p, sizeof bits);
     memcpy(&exponent, &shifted, sizeof exponent);
@@ -230,8 +231,8 @@ INLINE void turn_rows(const float *x, int64_t channels, const float *block, int6
 }
 
 template <typename T, int N>
-INLINE void turn_channels(const float *x, int64_t channels, const Rotations &rotations, const Parts &parts, int64_t edge,
-                          int64_t first, int64_t n) {
+INLINE void turn_channels(const float *x, int64_t channels, const Rotations &rotations, const Parts &parts,
+                          int64_t edge, int64_t first, int64_t n) {
     const float *block = rotations.blocks + edge * rotations.size;
     int64_t row = 0;
     for (int64_t degree = 0; degree <= rotations.lmax; degree++) {
