@@ -162,7 +162,7 @@ class SCN(TableModule):
         sizes: dict[str, Any] = {"num_atoms": num_atoms, "max_edges": [m.max_edges() for m in messages]}
         of_resolution = zip(frames.split(graph.sizes), messages, strict=True)
         rows = [wigner_rows(of_edges, message.lmax, mmax) for of_edges, message in of_resolution]
-        if kernels.usable(frames) and not distance.requires_grad:
+        if kernels.usable(frames) and not (frames.requires_grad or distance.requires_grad):
             blocks = [torch.cat([block.flatten(1) for block in of_edges], dim=1).float() for of_edges in rows]
             rotations = [kernels.Rotations(b, m.lmax, mmax) for b, m in zip(blocks, messages, strict=True)]
             return group_edges_for_kernels(graph, rotations, envelope, taps=taps, **sizes)

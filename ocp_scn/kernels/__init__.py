@@ -132,7 +132,7 @@ class Mean(NamedTuple):
     Attributes:
         own: (T, S) float32; coefficient s of roll t counts own[t, s] times in coefficient s.
         cross: (T, S) float32; it counts cross[t, s] times in coefficient partner[s].
-        partner: (S,) that of the opposite order; s itself for order 0.
+        partner: (S,) that of the opposite order; s itself for order 0. Not checked.
     """
 
     own: Tensor
@@ -187,7 +187,7 @@ def turn(x: Tensor, atoms: Tensor, rotations: Rotations, parts: Sequence[Tensor]
         x: (A, K', C) float32 signals; coefficients beyond (lmax + 1)**2 do not count.
         atoms: (E,) index of each edge's atom, from 0 to A - 1, which is not checked.
         rotations: D.
-        parts: where to put the rows, contiguous, float32 or bfloat16.
+        parts: where to put the rows, (E, rows, C) each, contiguous, float32 or bfloat16.
         layout: of the parts.
     """
     _, _, channels = _check_signal(x, rotations)
@@ -216,7 +216,8 @@ def sum_back(
         edges: (E,) the edges atom by atom, which is not checked.
         starts: (A + 1,) where those of each atom begin in ``edges``, and E.
         rotations: D.
-        parts: the rows, contiguous, float32 or bfloat16; a row is what lies in both places together.
+        parts: the rows, (E, rows, C) each, contiguous, float32 or bfloat16; a row is what lies in both
+            places together.
         layout: of the parts.
         add: whether to add to what is in ``x``.
     """
@@ -251,7 +252,7 @@ def _table(layout: Layout) -> tuple[Any, Any]:
 def _places(parts: Sequence[Tensor], layout: Layout, num_edges: int, channels: int) -> tuple[Any, ...]:
     """Return whether the parts are bfloat16, and the addresses of parts and layout; all checked."""
     for part, size in zip(parts, layout.sizes, strict=True):
-        _check(part.view(-1), (num_edges * size * channels,), parts[0].dtype)
+        _check(part, (num_edges, size, channels), parts[0].dtype)
     addresses = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts))
     return _is_bfloat16(parts[0]), addresses, *_table(layout)
 

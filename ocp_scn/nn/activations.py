@@ -88,4 +88,4 @@ class _SiLU(torch.autograd.Function):
             gradient = kernels.silu_derivative(gradient.contiguous(), x, bias)
         if not ctx.needs_input_grad[1]:
             return gradient, None
-        return gradient, gradient.flatten(0, -2).sum(0)
+        return gradient, gradient.sum_to_size(bias.shape)

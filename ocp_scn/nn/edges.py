@@ -1,7 +1,7 @@
 """Edges in groups that end at a range of atoms, and signals between atoms and edge frames.
 
-Where there are kernels, they rotate edge by edge (:class:`KernelEdgeGroup`). Elsewhere, and where forces are
-derivatives, matrix products do (:class:`EdgeGroup`). One for every edge would be small and slow. Edges are
+Where there are kernels, they rotate edge by edge (:mod:`ocp_scn.nn.kernel_edges`). Elsewhere, and where
+forces are derivatives, matrix products do, here. One for every edge would be small and slow. Edges are
 therefore put side by side in places, as many for each atom: turning an atom's signal into the frames of all
 its edges is then one matrix product, and so is turning messages back and summing them, where the sum over
 edges is part of it.
@@ -10,7 +10,7 @@ edges is part of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -18,12 +18,8 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from ocp_scn.graph import Graph
-from ocp_scn.kernels import Rotations
-from ocp_scn.nn.activations import average_of_activated, silu
-from ocp_scn.nn.rotations import Incidence, incidence, sum_at_atoms
-from ocp_scn.nn.rotations import to_edge_frames as to_edge_frames_by_kernel
-from ocp_scn.nn.taps import OneTap, Taps, in_order
-from ocp_scn.sphere import num_coefficients
+from ocp_scn.nn.activations import silu
+from ocp_scn.nn.taps import OneTap, Taps
 
 # Places for the edges that leave an atom; one with more edges is taken several times. Few enough to
 # leave hardly a place empty, enough for efficient matrix products.
@@ -113,56 +109,6 @@ class EdgeGroup(NamedTuple):
         return taps.split_input([to_edge_frames(x, of_end, end) for of_end, end in ends])
 
 
-class KernelReceivers(NamedTuple):
-    """Atoms next to each other at which messages are summed, as :class:`Receivers`.
-
-    Attributes:
-        num_atoms: A''.
-        num_edges: E''.
-        target: which of these atoms each edge ends at; its rotations contain the envelope.
-        inputs: none; the frames of these edges have no derivative.
-    """
-
-    num_atoms: int
-    num_edges: int
-    target: Incidence
-    inputs: tuple[()] = ()
-
-    def sum(self, taps: OneTap | Taps, values: Tensor, bias: Tensor, *, inplace: bool) -> Tensor:
-        """Do what :meth:`Receivers.sum` does."""
-        if isinstance(taps, OneTap):
-            kept = taps.average(silu(values, bias, inplace=inplace))
-        else:
-            kept = average_of_activated(values, bias, taps)
-        return sum_at_atoms([kept], [self.target], self.num_atoms, (self.target.rotations.lmax + 1) ** 2)
-
-
-class KernelEdgeGroup(NamedTuple):
-    """Edges of one resolution that end at a range of atoms, as :class:`EdgeGroup`.
-
-    Attributes:
-        edges: the range of the graph's edges, E'.
-        ends: source and target, among all atoms.
-        receivers: the target's atoms in ranges of fewer edges.
-        inputs: none; the frames of these edges have no derivative.
-    """
-
-    edges: slice
-    ends: tuple[Incidence, ...]
-    receivers: list[KernelReceivers]
-    inputs: tuple[()] = ()
-
-    def first_input(self, taps: OneTap | Taps, x: Tensor) -> tuple[Tensor, ...]:
-        """Return what the first map of the messages multiplies, from the signals x (A, K, C) of all atoms."""
-        ends: Sequence[Incidence] = self.ends
-        if x.shape[1] == 1:  # which rotations do not change
-            of_ends = zip(self.ends, taps.layouts, strict=True)
-            ends = [
-                end._replace(rotations=end.rotations.of_scalars(), layout=layout) for end, layout in of_ends
-            ]
-        return taps.parts(to_edge_frames_by_kernel(x.float(), ends))
-
-
 def to_edge_frames(x: Tensor, rows: Tensor, end: End) -> Tensor:
     """Turn the signals of the atoms at one end into the frames of their edges, and keep some orders.
 
@@ -232,12 +178,12 @@ def group_edges(
             :class:`Receivers`, unless one atom has more.
     """
     groups = []
-    of_resolution = zip(rows, _resolutions(graph), graph.widths, strict=True)
+    of_resolution = zip(rows, resolutions(graph), graph.widths, strict=True)
     for r, (rows_r, (target, whole_r), width) in enumerate(of_resolution):
         width = max(width, 1)  # noqa: PLW2901  # an atom without edges has one empty place
         groups_r = []
         rank = graph.rank[whole_r]
-        for atoms, edges, parts in _ranges(target, num_atoms, width, max_edges[r]):
+        for atoms, edges, parts in ranges(target, num_atoms, width, max_edges[r]):
             whole = slice(whole_r.start + edges.start, whole_r.start + edges.stop)
             places = _places(target[edges], rank[edges], atoms, width)
             num_places = (atoms.stop - atoms.start) * width
@@ -260,56 +206,7 @@ def group_edges(
     return groups
 
 
-def group_edges_for_kernels(
-    graph: Graph,
-    rotations: list[Rotations],
-    envelope: Tensor | None,
-    *,
-    num_atoms: int,
-    max_edges: list[tuple[int, int]],
-    taps: list[OneTap | Taps],
-) -> list[list[KernelEdgeGroup]]:
-    """Split the edges of each resolution into groups; see :func:`group_edges`.
-
-    Args:
-        graph: the edges.
-        rotations: of each resolution.
-        envelope: (E,) factors of the messages; 1 if None.
-        num_atoms: A.
-        max_edges: for each resolution, how many edges a group and its receivers may have.
-        taps: of each resolution.
-    """
-    groups = []
-    of_resolution = zip(rotations, _resolutions(graph), graph.widths, taps, strict=True)
-    for r, (of_edges, (target, whole_r), width, taps_r) in enumerate(of_resolution):
-        layout = in_order(num_coefficients(of_edges.lmax, of_edges.mmax))
-        back = of_edges.blocks if envelope is None else of_edges.blocks * envelope[whole_r, None]
-        groups_r = []
-        for _, edges, parts in _ranges(target, num_atoms, max(width, 1), max_edges[r]):
-            whole = slice(whole_r.start + edges.start, whole_r.start + edges.stop)
-            here = of_edges._replace(blocks=of_edges.blocks[edges])
-            ends = (graph.source[whole], target[edges])
-            receivers = [
-                KernelReceivers(
-                    num_atoms=part.stop - part.start,
-                    num_edges=received.stop - received.start,
-                    target=incidence(
-                        target[received] - part.start,
-                        part.stop - part.start,
-                        of_edges._replace(blocks=back[received]),
-                        layout,
-                    ),
-                )
-                for part, received in parts
-            ]
-            of_ends = zip(ends, taps_r.layouts, strict=True)
-            incidences = tuple(incidence(atoms, num_atoms, here, of_end) for atoms, of_end in of_ends)
-            groups_r.append(KernelEdgeGroup(whole, incidences, receivers))
-        groups.append(groups_r)
-    return groups
-
-
-def _resolutions(graph: Graph) -> Iterator[tuple[Tensor, slice]]:
+def resolutions(graph: Graph) -> Iterator[tuple[Tensor, slice]]:
     """Yield the targets of each resolution's edges, and their range among all."""
     borders = itertools.accumulate(graph.sizes, initial=0)
     for edges in itertools.starmap(slice, itertools.pairwise(borders)):
@@ -336,7 +233,7 @@ def _source_end(rows: Tensor, source: Tensor) -> End:
     return End(atoms, places, _by_place(rows, places, len(atoms) * SOURCE_PLACES))
 
 
-def _ranges(
+def ranges(
     target: Tensor, num_atoms: int, width: int, max_edges: tuple[int, int]
 ) -> Iterator[tuple[slice, slice, list[tuple[slice, slice]]]]:
     """Yield ranges of atoms with the ranges of edges, sorted by target, that end there.

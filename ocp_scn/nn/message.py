@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ocp_scn.nn.activations import silu, silu_of_own
-from ocp_scn.nn.edges import EdgeGroup, KernelEdgeGroup, KernelReceivers, Receivers
+from ocp_scn.nn.edges import EdgeGroup, Receivers
+from ocp_scn.nn.kernel_edges import KernelEdgeGroup, KernelReceivers
 from ocp_scn.nn.products import input_major
 from ocp_scn.nn.recompute import joined, linear, linears, recomputed
 from ocp_scn.nn.taps import OneTap, ScalarInput, Taps

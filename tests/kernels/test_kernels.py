@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -16,12 +15,13 @@ from ocp_scn import kernels
 from ocp_scn.kernels import Layout, Rotations, Row
 from ocp_scn.nn.taps import Taps
 from ocp_scn.sphere import dense_rows, wigner_rows
+from tests.kernels import needs_kernels
 
 ATOMS, EDGES = 7, 41
 # Rounding of one number.
 EPSILON = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no compiler for the kernels")
+pytestmark = needs_kernels
 precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 sizes = pytest.mark.parametrize(("lmax", "mmax", "channels"), [(0, 0, 3), (2, 1, 16), (4, 2, 21), (6, 1, 83)])
 
@@ -135,15 +135,14 @@ def test_means(lmax, mmax, channels, dtype, taps):
     torch.testing.assert_close(by_kernel.double(), derivative, **close)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_same_bits_on_any_number_of_threads(threads):
+def test_same_bits_on_any_number_of_threads():
     """No sum depends on how edges and atoms are dealt out."""
     of_edges, dense = rotations(4, 1, 500)
     atoms = torch.randint(30, (500,)).sort().values
     starts, layout = torch.searchsorted(atoms, torch.arange(31)), in_order(dense.shape[1])
     values, found = [torch.randn(500, dense.shape[1], 48)], []
-    for n in (1, threads):
-        torch.set_num_threads(n)
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
         found.append(torch.empty(30, 25, 48))
         kernels.sum_back(found[-1], torch.arange(500), starts, of_edges, values, layout, add=False)
     assert torch.equal(*found)

@@ -7,6 +7,7 @@ from torch.nn import functional
 from ocp_scn import kernels
 from ocp_scn.nn.activations import average_of_activated, silu, silu_of_own
 from ocp_scn.nn.taps import Taps
+from tests.kernels import needs_kernels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -30,6 +31,8 @@ def test_only_what_requires_a_derivative_gets_one():
     """A constant input or bias has none, and without a derivative there is no graph."""
     x, bias = torch.randn(3, 4), torch.randn(4)
     assert silu(x, bias).grad_fn is None
+    ones = [torch.ones(4, requires_grad=True) for _ in range(2)]  # x with no dimension but the bias's
+    assert torch.equal(*torch.autograd.grad(silu(*ones).sum(), ones))
     silu(x.requires_grad_(), bias).sum().backward()
     assert bias.grad is None
     silu(x.detach(), bias.requires_grad_()).sum().backward()
@@ -55,7 +58,7 @@ def test_in_place(with_kernels, request):
         assert silu_of_own(x) is x
 
 
-@pytest.mark.skipif(not kernels.usable(torch.zeros(1)), reason="the kernels are not compiled here")
+@needs_kernels
 def test_derivatives_of_means():
     """First and second derivatives of the mean of taps are those of its steps."""
     taps = Taps(2, 1, 5)

@@ -5,12 +5,13 @@ import torch
 from e3nn import o3
 
 from ocp_scn.graph import build_graph
-from ocp_scn.kernels import Layout, Rotations, Row, usable
+from ocp_scn.kernels import Layout, Rotations, Row
 from ocp_scn.nn import MessageBlock, group_edges, group_edges_for_kernels
 from ocp_scn.nn.rotations import incidence, sum_at_atoms, to_edge_frames
 from ocp_scn.sphere import dense_rows, wigner_rows
+from tests.kernels import needs_kernels
 
-pytestmark = pytest.mark.skipif(not usable(torch.zeros(1)), reason="the kernels are not compiled here")
+pytestmark = needs_kernels
 ATOMS, CHANNELS, FEATURES = 7, 6, 5
 
 
