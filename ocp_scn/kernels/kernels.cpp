@@ -466,13 +466,14 @@ FOR_EACH_PROCESSOR void spread_bfloat16(const bfloat16 *values, const float *bia
 
 // ------------------------------------------------------------------------------------- what Python calls
 
-// Calls work(begin, end) on ranges of 0..size that begin at multiples of `step`: more ranges than threads, which may
-// differ in what there is to do.
-template <typename Work> void in_ranges(int64_t size, int64_t step, int threads, const Work &work) {
+// Calls work(begin, end) on ranges of 0..size that begin at multiples of `step`. A thread has one range, which the next
+// kernel finds in its cache, or `ranges` of them in turns with the others, where some have much more to do.
+template <typename Work>
+void in_ranges(int64_t size, int64_t step, int threads, const Work &work, int64_t ranges = 1) {
     const int64_t steps = (size + step - 1) / step;
-    const int64_t ranges = steps < 4 * threads ? steps : 4 * threads;
+    ranges = steps < ranges * threads ? steps : ranges * threads;
     if (threads <= 1 || ranges <= 1) return work(0, size);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int64_t range = 0; range < ranges; range++) {
         const int64_t end = steps * (range + 1) / ranges * step;
         work(steps * range / ranges * step, end < size ? end : size);
@@ -557,12 +558,13 @@ void ocp_scn_sum(int is_bfloat16, float *result, int64_t atom_stride, int64_t ch
                  void *const *tensors, const int64_t *sizes, const Row *rows, int add, int64_t num_atoms, int threads) {
     const Rotations rotations{blocks, size, lmax, mmax};
     const Parts parts{tensors, sizes, rows};
-    in_ranges(num_atoms, 1, threads, [=](int64_t begin, int64_t end) {
+    const auto work = [=](int64_t begin, int64_t end) {
         if (is_bfloat16)
             sum_bfloat16(result, atom_stride, channels, edges, starts, rotations, parts, add, begin, end);
         else
             sum_float32(result, atom_stride, channels, edges, starts, rotations, parts, add, begin, end);
-    });
+    };
+    in_ranges(num_atoms, 1, threads, work, 4);  // a group's edges end at few atoms side by side
 }
 
 }
