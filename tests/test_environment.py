@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tools" / "environment.sh"
+REQUIREMENTS = [f"requirements/{name}.txt" for name in ("lock", "requirements", "torch")]
 
 # Notes its arguments, fails where told, and leaves what the script looks for after each step.
 FAKE_PIP = """
@@ -48,8 +50,8 @@ class Environment:
         (self.packages / "pip" / "__main__.py").write_text(FAKE_PIP)
         self.stamp = folder / "ocp-scn.stamp"
 
-    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        return run_script(*arguments, VENV=str(self.folder), **variables)
+    def run(self, *arguments: str, script: Path = SCRIPT, **variables: str) -> subprocess.CompletedProcess:
+        return run_script(*arguments, script=script, VENV=str(self.folder), **variables)
 
     def calls(self) -> list[str]:
         """Return what pip was asked for since the last call."""
@@ -59,10 +61,10 @@ class Environment:
         return lines
 
 
-def run_script(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+def run_script(*arguments: str, script: Path = SCRIPT, **variables: str) -> subprocess.CompletedProcess:
     kept = {name: value for name, value in os.environ.items() if name not in ("VENV", "PYTHON")}
     return subprocess.run(
-        [shutil.which("bash"), SCRIPT, *arguments],
+        [shutil.which("bash"), script, *arguments],
         env=kept | variables,
         capture_output=True,
         text=True,
@@ -215,6 +217,24 @@ def test_a_shared_environment_is_linked_to_the_checkout_that_asks(environment):
         assert environment.stamp.read_text() == f"{key}\n{link}\n"
     assert environment.run().returncode == 0
     assert not environment.calls()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler for kernels")
+def test_a_fresh_checkout_in_the_same_place_gets_its_kernels(environment, tmp_path):
+    """The environment knows the place, but what was compiled there is gone with the old checkout."""
+    checkout = tmp_path / "checkout"
+    for name in ("tools/environment.sh", "setup.py", "ocp_scn/kernels/kernels.cpp", *REQUIREMENTS):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    script = checkout / "tools/environment.sh"
+    assert environment.run(script=script).returncode == 0
+    for compiled, calls in ((False, 1), (True, 0)):
+        environment.calls()
+        if compiled:
+            suffix = sysconfig.get_config_var("EXT_SUFFIX")
+            (checkout / f"ocp_scn/kernels/_compiled{suffix}").touch()
+        assert environment.run(script=script).returncode == 0
+        assert len(environment.calls()) == calls
 
 
 def test_missing_kernels_are_said(environment):

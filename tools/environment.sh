@@ -151,6 +151,13 @@ if torch.cuda.is_available():
 END
 )
 
+# A fresh checkout in the place of another one has no kernels yet.
+kernels_there() {
+    local python=${version%.*}
+    compgen -G "$root/ocp_scn/kernels/_compiled.cpython-${python/./}-*.so" >/dev/null ||
+        ! command -v "${CXX:-c++}" >/dev/null
+}
+
 kernels_work() (
     cd /
     "$py" -c 'import sys, torch; from ocp_scn import kernels; sys.exit(not kernels.usable(torch.zeros(1)))'
@@ -188,7 +195,7 @@ key="$version $(cat "$requirements"/*.txt "${BASH_SOURCE[0]}" | cksum)"
 link="$root $(cat "$root/setup.py" "$root"/ocp_scn/kernels/*.cpp | cksum)"
 if [[ -f $stamp ]]; then
     { read -r old_key; read -r old_link; } <"$stamp" || true
-    [[ $old_key == "$key" && $old_link == "$link" ]] && exit
+    [[ $old_key == "$key" && $old_link == "$link" ]] && kernels_there && exit
 fi
 if [[ $old_key != "$key" ]]; then
     rm -f "$stamp"

@@ -33,7 +33,7 @@ class KernelReceivers(NamedTuple):
 
     def sum(self, taps: OneTap | Taps, values: Tensor, bias: Tensor, *, inplace: bool) -> Tensor:
         """Do what :meth:`~ocp_scn.nn.edges.Receivers.sum` does."""
-        if isinstance(taps, OneTap):
+        if isinstance(taps, OneTap):  # there is nothing to average, and values can stay where they are
             kept = taps.average(silu(values, bias, inplace=inplace))
         else:
             kept = average_of_activated(values, bias, taps)
