@@ -5,7 +5,7 @@ from zlib import crc32
 
 from setuptools import Extension, setup
 
-SOURCE = "ocp_scn/kernels/kernels.cpp"
+SOURCE, HEADER = "ocp_scn/kernels/kernels.cpp", "ocp_scn/kernels/ranges.h"
 OPTIONS = ["-std=c++17", "-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 
 setup(
@@ -13,9 +13,11 @@ setup(
         Extension(
             "ocp_scn.kernels._compiled",
             [SOURCE],
-            depends=["setup.py"],
-            # By this number the package knows whether the compiled code is that of its source.
-            define_macros=[("SOURCE_CRC32", f"{crc32(Path(SOURCE).read_bytes())}u")],
+            depends=["setup.py", HEADER],
+            # By this number the package knows whether the compiled code is that of its sources.
+            define_macros=[
+                ("SOURCE_CRC32", f"{crc32(Path(SOURCE).read_bytes() + Path(HEADER).read_bytes())}u")
+            ],
             # OpenMP is not linked: it has to be torch's, which is there when the kernels are loaded.
             extra_compile_args=OPTIONS,
             optional=True,  # without a compiler torch computes it all

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -21,8 +22,8 @@ from benchmarks.models import build, predict, train_step
 from benchmarks.store import ROOT
 from benchmarks.structures import slab, slabs
 
-# A call is timed after others for as long as this: the first ones load libraries and fill caches.
-WARM_SECONDS = 2.0
+# Calls are timed for as long as this, after others for as long, which load libraries and fill caches.
+SECONDS = 2.0
 
 
 def measure(
@@ -39,8 +40,8 @@ def measure(
         dtype: ``compute_dtype`` of our model.
 
     Returns:
-        ``seconds`` of a call, ``bytes`` at the peak of a first one, ``parameters``, ``atoms``; for our
-        model also ``edges``, needed ``flops`` and ``graph_seconds``.
+        ``seconds`` of a call (the median of several), ``bytes`` at the peak of a first one, ``parameters``,
+        ``atoms``; for our model also ``edges``, needed ``flops`` and ``graph_seconds``.
 
     Raises:
         RuntimeError: the process ended early.
@@ -75,23 +76,29 @@ def _measure_here(
 
     def infer(batch: Any) -> None:
         with torch.no_grad():
-            predict(network.eval(), batch)
+            predict(network, batch)
 
     def train(batch: Any, *, keep_gradients: bool = False) -> None:
-        train_step(network.train(), batch, keep_gradients=keep_gradients)
+        train_step(network, batch, keep_gradients=keep_gradients)
 
+    network.train(call == "training")
     run = {"inference": infer, "training": train}[call]
     run(Batch.from_data_list([slab((1, 1, 1), 0)]))
     # With the gradients' memory freed at first, a step's peak would be that of its forward pass.
     beyond_gradients = partial(train, keep_gradients=True) if call == "training" else infer
     facts["bytes"] = peak_bytes(lambda: beyond_gradients(batch))
-    warm = time.perf_counter() + WARM_SECONDS
-    run(batch)
-    while time.perf_counter() < warm:
+    _seconds(run, batch)
+    return {**facts, "seconds": statistics.median(_seconds(run, batch))}
+
+
+def _seconds(run: Callable[[Any], None], batch: Any) -> list[float]:
+    """Return the times of calls, one at least, that fill SECONDS."""
+    times: list[float] = []
+    while sum(times) < SECONDS:
+        start = time.perf_counter()
         run(batch)
-    start = time.perf_counter()
-    run(batch)
-    return {**facts, "seconds": time.perf_counter() - start}
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def peak_bytes(call: Callable[[], None]) -> int:

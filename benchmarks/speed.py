@@ -25,10 +25,11 @@ MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fair
 EPILOG = """example:
   python -m benchmarks.speed --atoms 38 --threads 2
 Models of one variant (and the other models) take turns, so that a busy machine slows all alike; a turn is a
-process of its own, because one may be a tenth slower throughout than the next. It makes calls for at least
-two seconds, and one more, which counts. Times are medians with the spread from the first to the
-third quartile. Memory is the peak of the resident set in a first call, less what the loaded model (with its
-gradients, for a training step) holds after a call with three atoms, which loads the libraries."""
+process of its own, because one may be a tenth slower throughout than the next. It makes calls for two
+seconds, and for two more, whose median counts. Times are medians of the turns with the spread from the
+first to the third quartile. Memory is the peak of the resident set in a first call, less what the loaded
+model (with its gradients, for a training step) holds after a call with three atoms, which loads the
+libraries."""
 
 
 @torch.no_grad()

@@ -73,10 +73,17 @@ class EdgeBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, elements: Tensor, graph: Graph, radial: Tensor, groups: EdgeGroups
+        self, x: Tensor, elements: tuple[Tensor, Tensor], radial: Tensor, groups: EdgeGroups
     ) -> Tensor:
-        """Return the layer's update (A, K, C) of the signals x, (A, K, C) or (A, 1, C)."""
-        features = self.edge_features(radial, elements[graph.source], elements[graph.target])  # (E, F)
+        """Return the layer's update (A, K, C) of the signals x, (A, K, C) or (A, 1, C).
+
+        Args:
+            x: the signals.
+            elements: (E,) atomic numbers of the sources, and of the targets.
+            radial: (E, R) radial basis of the edges.
+            groups: the edges of each resolution.
+        """
+        features = self.edge_features(radial, *elements)  # (E, F)
         x = self.downsample(x)  # (A, K, C')
         total, *others = (
             joined([message(x, features[group.edges], group) for group in of_resolution])
@@ -137,10 +144,11 @@ class SCN(TableModule):
         radial = self.distance_expansion(distance)  # (E, R)
         groups = self._edge_groups(graph, frames, distance, len(elements))
         embedding = self.sphere_embedding(elements)  # (A, C)
+        ends = elements[graph.source], elements[graph.target]
         x = embedding[:, None]  # (A, 1, C), the coefficient (0, 0); from the first layer on (A, K, C)
         with self._precision(x.device.type):
             for k, block in enumerate(self.edge_blocks):
-                update = block(x, elements, graph, radial, groups).to(x.dtype)
+                update = block(x, ends, radial, groups).to(x.dtype)
                 x = update if k == 0 else x + update
 
         values = self.harmonics @ x  # (A, N, C)

@@ -223,7 +223,13 @@ def test_a_shared_environment_is_linked_to_the_checkout_that_asks(environment):
 def test_a_fresh_checkout_in_the_same_place_gets_its_kernels(environment, tmp_path):
     """The environment knows the place, but what was compiled there is gone with the old checkout."""
     checkout = tmp_path / "checkout"
-    for name in ("tools/environment.sh", "setup.py", "ocp_scn/kernels/kernels.cpp", *REQUIREMENTS):
+    for name in (
+        "tools/environment.sh",
+        "setup.py",
+        "ocp_scn/kernels/kernels.cpp",
+        "ocp_scn/kernels/ranges.h",
+        *REQUIREMENTS,
+    ):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
     script = checkout / "tools/environment.sh"

@@ -1,8 +1,10 @@
-"""What torch is slow at on processors, compiled from ``kernels.cpp`` when the package is installed.
+"""What torch is slow at on processors, compiled from C++ here when the package is installed.
 
 The kernels take float32, and bfloat16 where the network's mixed precision has it, in the processor's memory,
 and know no derivatives. Whoever calls them has to manage without: there are none where no compiler was, and
-``OCP_SCN_KERNELS=0`` in the environment, or :func:`disabled` in a program, switches them off.
+``OCP_SCN_KERNELS=0`` in the environment, or :func:`disabled` in a program, switches them off. They are
+compiled for several instruction sets, of which the best is taken that the processor has;
+``OCP_SCN_KERNELS=avx512``, ``avx2`` or ``any`` takes another one.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import torch
 from torch import Tensor
 
 SWITCH = "OCP_SCN_KERNELS"
+INSTRUCTION_SETS = ("any", "avx2", "avx512")
 FOLDER = Path(__file__).parent
+SOURCES = (FOLDER / "kernels.cpp", FOLDER / "ranges.h")
 _PRECISIONS = (torch.float32, torch.bfloat16)
 _disabled = 0
 
@@ -82,6 +86,16 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """Return those of :data:`INSTRUCTION_SETS` that this processor has, the best one last."""
+    library = _library()
+    return () if library is None else _instruction_sets(library)
+
+
+def _instruction_sets(library: ctypes.CDLL) -> tuple[str, ...]:
+    return INSTRUCTION_SETS[: library.ocp_scn_best() + 1]
+
+
 @contextmanager
 def disabled() -> Iterator[None]:
     """Have :func:`usable` be False within the block, in all threads."""
@@ -111,6 +125,46 @@ def silu_derivative(gradient: Tensor, x: Tensor, bias: Tensor | None = None) -> 
     _check(gradient, x.shape, x.dtype)
     result = torch.empty_like(x)
     _call("silu_derivative", *_activation(x, bias), gradient.data_ptr(), result.data_ptr(), *_size(x))
+    return result
+
+
+def gated(
+    first: Sequence[Tensor],
+    layout: Layout,
+    waves: Tensor,
+    bias: Tensor,
+    gate: Tensor,
+    gate_bias: Tensor,
+    *,
+    inplace: bool = False,
+) -> Tensor:
+    """Return SiLU(waves @ u + bias) * SiLU(gate + gate_bias), (E, T, C), of each edge's rows u (W, C).
+
+    Args:
+        first: tensors (E, rows, C), or (E, C), that hold the rows, contiguous, float32 or bfloat16.
+        layout: where each of the W rows lies in ``first``.
+        waves: (T, W) float32, what makes T rolls of the rows.
+        bias: (C,) of the same dtype as ``first``.
+        gate: (E, C), of this dtype as well.
+        gate_bias: (C,), too.
+        inplace: whether to overwrite ``first``, which is possible where it is one tensor, of T rows.
+    """
+    num_edges, channels = gate.shape
+    for tensor, shape in ((gate, gate.shape), (bias, (channels,)), (gate_bias, (channels,))):
+        _check(tensor, shape, gate.dtype)
+    taps, number = waves.shape
+    _check(waves, (taps, len(layout.rows)), torch.float32)
+    by_row = [u.unsqueeze(1) if u.dim() == 2 else u for u in first]
+    is_bfloat16, *places = _places(by_row, layout, num_edges, channels)
+    _check(first[0], None, gate.dtype)
+    if inplace and (number, layout.sizes) != (1, (taps,)):
+        raise ValueError(f"{number} rows in parts of {layout.sizes} have no place for {taps} taps")
+    result = (
+        first[0].view(num_edges, taps, channels) if inplace else gate.new_empty(num_edges, taps, channels)
+    )
+    of_waves = number, waves.data_ptr(), taps, bias.data_ptr(), gate.data_ptr(), gate_bias.data_ptr()
+    last = result.data_ptr(), channels, num_edges, torch.get_num_threads()
+    _call("gated", is_bfloat16, *places, *of_waves, *last)
     return result
 
 
@@ -273,10 +327,10 @@ def _rows(rotations: Rotations) -> tuple[int, ...]:
 
 
 def _check(t: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> None:
-    shape, dtype = tuple(t.shape if shape is None else shape), dtype or t.dtype
+    shape, dtype = t.shape if shape is None else shape, dtype or t.dtype
     if not t.is_contiguous() or t.shape != shape or t.dtype != dtype:
         got = f"{tuple(t.shape)} {t.dtype} with strides {t.stride()}"
-        raise ValueError(f"a tensor is {got}; expected {shape} {dtype}, contiguous")
+        raise ValueError(f"a tensor is {got}; expected {tuple(shape)} {dtype}, contiguous")
 
 
 def _is_bfloat16(t: Tensor) -> int:
@@ -290,6 +344,7 @@ _ROLLED = [_FLAG, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADD
 _SIGNAL = [_ADDRESS, _NUMBER, _NUMBER, _ADDRESS]
 _ROWS = [_ADDRESS, _NUMBER, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS]
 _ARGUMENTS = {
+    "gated": [_FLAG, *[_ADDRESS] * 3, _NUMBER, _ADDRESS, _NUMBER, *[_ADDRESS] * 4, _NUMBER, _NUMBER, _FLAG],
     "silu": [_FLAG, *[_ADDRESS] * 3, _NUMBER, _NUMBER, _FLAG],
     "silu_derivative": [_FLAG, *[_ADDRESS] * 4, _NUMBER, _NUMBER, _FLAG],
     "average": [*_ROLLED, _ADDRESS, _NUMBER, _FLAG],
@@ -310,19 +365,29 @@ def _call(name: str, *arguments: object) -> None:
 def _library() -> ctypes.CDLL | None:
     """Return the compiled kernels with threads of torch's OpenMP; None where there are no such things."""
     compiled = FOLDER / f"_compiled{EXTENSION_SUFFIXES[0]}"
-    if os.environ.get(SWITCH) == "0" or not compiled.exists():
+    wanted = os.environ.get(SWITCH, "")
+    if wanted not in ("", "0", "1", *INSTRUCTION_SETS):
+        raise ValueError(f"{SWITCH} is {wanted!r}; expected 0, 1, {', '.join(INSTRUCTION_SETS)}")
+    if wanted == "0" or not compiled.exists():
         return None
     try:
         # A second OpenMP would have threads of its own, which wait for work in the way of torch's.
         ctypes.CDLL(_openmp_of_torch(), mode=ctypes.RTLD_GLOBAL)
         library = ctypes.CDLL(str(compiled))
-        if library.ocp_scn_source() % 2**32 != crc32((FOLDER / "kernels.cpp").read_bytes()):
-            return None  # compiled of another version of the source
+        if library.ocp_scn_source() % 2**32 != crc32(b"".join(path.read_bytes() for path in SOURCES)):
+            return None  # compiled of another version of the sources
         for name, types in _ARGUMENTS.items():
             function = getattr(library, f"ocp_scn_{name}")
             function.argtypes, function.restype = types, None
     except (OSError, AttributeError):
         return None
+    if wanted in INSTRUCTION_SETS:
+        there = _instruction_sets(library)
+        if wanted not in there:
+            raise ValueError(
+                f"{SWITCH} is {wanted!r}; there is code for this processor with {', '.join(there)}"
+            )
+        library.ocp_scn_take(INSTRUCTION_SETS.index(wanted))
     return library
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ocp_scn import kernels
-from ocp_scn.nn.taps import Taps
+from ocp_scn.nn.taps import OneTap, Taps
 
 
 def silu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
@@ -32,6 +33,40 @@ def silu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Ten
 def silu_of_own(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return :func:`silu` of a tensor that nobody else has: in place, unless a derivative will need it."""
     return silu(x, bias, inplace=not torch.is_grad_enabled())
+
+
+def gated(
+    taps: OneTap | Taps,
+    first: Sequence[Tensor],
+    bias: Tensor,
+    gate: Tensor,
+    gate_bias: Tensor,
+    *,
+    inplace: bool = False,
+) -> Tensor:
+    """Activate the first map of every tap's roll, and multiply it by an activated gate.
+
+    Args:
+        taps: T rolls.
+        first: the first map's results for the parts of the taps, (E, ., H) each, or one (E, H).
+        bias: (H,) of the first map.
+        gate: (E, H), which nobody else has.
+        gate_bias: (H,).
+        inplace: whether what comes may be overwritten, where no derivative of what follows will need it.
+
+    Returns:
+        (E, T, H).
+    """
+    together = all(u.is_contiguous() and u.dtype == gate.dtype for u in (*first, gate))
+    if together and kernels.usable(gate) and not torch.is_grad_enabled():
+        biases = bias.to(gate.dtype), gate_bias.to(gate.dtype)
+        inplace = inplace and taps.num_taps == 1
+        waves = taps.waves.float()
+        return kernels.gated(first, taps.first_layout, waves, biases[0], gate, biases[1], inplace=inplace)
+    rolled = taps.roll(first)  # for one tap the tensor that came, else one of our own
+    rolled = silu(rolled, bias, inplace=inplace) if taps.num_taps == 1 else silu_of_own(rolled, bias)
+    opened = silu_of_own(gate, gate_bias).unsqueeze(1)
+    return rolled * opened if torch.is_grad_enabled() else rolled.mul_(opened)
 
 
 def average_of_activated(values: Tensor, bias: Tensor, taps: Taps) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ocp_scn.nn.activations import silu, silu_of_own
+from ocp_scn.nn.activations import gated, silu
 from ocp_scn.nn.edges import EdgeGroup, Receivers
 from ocp_scn.nn.kernel_edges import KernelEdgeGroup, KernelReceivers
 from ocp_scn.nn.products import input_major
@@ -95,11 +95,8 @@ class MessageBlock(nn.Module):
             taps = self.of_scalars if self.training else self.eval_of_scalars
         inplace = not torch.is_grad_enabled()  # nobody will need what an activation is taken of
 
-        def gated(e: Tensor, weight: Tensor, bias: Tensor, bias1: Tensor, *first: Tensor) -> tuple[Tensor]:
-            rolled = taps.roll(first)  # (E', T, H), for one tap the tensor that came
-            rolled = silu_of_own(rolled, bias1) if taps.num_taps > 1 else silu(rolled, bias1, inplace=inplace)
-            gate = silu_of_own(linear(e, weight), bias).unsqueeze(1)
-            return (rolled * gate if torch.is_grad_enabled() else rolled.mul_(gate),)
+        def hidden(e: Tensor, weight: Tensor, bias: Tensor, bias1: Tensor, *first: Tensor) -> tuple[Tensor]:
+            return (gated(taps, first, bias1, linear(e, weight), bias, inplace=inplace),)  # (E', T, H)
 
         def activated(second: Tensor, bias: Tensor) -> tuple[Tensor]:
             return (silu(second, bias, inplace=inplace),)
@@ -118,7 +115,7 @@ class MessageBlock(nn.Module):
             partial(group.first_input, taps), self.fc1.weight, x, *group.inputs, blocks=taps.blocks
         )
         gate = (features, self.fc_features.weight, self.fc_features.bias, self.fc1.bias)
-        (second,) = linears(gated, self.fc2.weight, *gate, *first)
+        (second,) = linears(hidden, self.fc2.weight, *gate, *first)
         sums = []
         receivers: Sequence[Receivers | KernelReceivers] = group.receivers
         parts = second.split([at.num_edges for at in receivers])

@@ -66,9 +66,9 @@ def _takes_onednn(a: Tensor, b: Tensor) -> bool:
 
 def _prefers_onednn(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        _onednn_is_faster()
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and _onednn_is_faster()
         and bool(torch.backends.mkldnn.enabled)
     )
 

@@ -7,8 +7,7 @@ because a backward pass here is made of differentiable operations on those input
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +41,9 @@ def linears(
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x @ weight.T, like torch's function of this name, by :mod:`ocp_scn.nn.products`."""
-    return linears(_unchanged, weight, x.flatten(0, -2))[0].unflatten(0, x.shape[:-1])
+    as_matrix = x.flatten(0, -2)
+    (values,) = linears(_unchanged, weight, as_matrix)
+    return values.view(*x.shape[:-1], len(weight))
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -61,9 +62,9 @@ def _unchanged(x: Tensor) -> tuple[Tensor]:
 
 def _products(prepare: Prepare, blocks: Tensor | None, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     prepared = prepare(*inputs)
-    products, size = [], _block_size(prepared, blocks)
-    for u, columns in zip(prepared, _columns(prepared), strict=True):
-        values = product(u.flatten(0, -2), _part(weight, blocks, columns, size))
+    products = []
+    for u, part in zip(prepared, _parts(weight, blocks, prepared), strict=True):
+        values = product(u.flatten(0, -2), part)
         # torch forbids to change a view that leaves a custom function, and counts one as it is, too.
         products.append(values if u.dim() == 2 else values.view(*u.shape[:-1], len(weight)))
     return tuple(products)
@@ -90,11 +91,11 @@ class _Linears(torch.autograd.Function):
         prepared, sources = _again(ctx.prepare, inputs, needs_input, keep)
         for_inputs: list[Tensor | None] = [None] * len(inputs)
         if any(needs_input):
-            size = _block_size(prepared, ctx.blocks)
+            parts = _parts(weight, ctx.blocks, prepared)
             # As matrices: for more dimensions and a strided part, torch makes many small products.
             products = [
-                product(g.flatten(0, -2), _part(weight, ctx.blocks, columns, size).mT).to(u.dtype).view_as(u)
-                for g, columns, u in zip(gradients, _columns(prepared), prepared, strict=True)
+                product(g.flatten(0, -2), part.mT).to(u.dtype).view_as(u)
+                for g, part, u in zip(gradients, parts, prepared, strict=True)
             ]
             for_inputs = _pull_back(prepared, sources, products, needs_input, keep)
         for_weight = None
@@ -118,24 +119,25 @@ class _Recomputed(torch.autograd.Function):
             return None, *_pull_back(result, sources, [gradient], needs_input, keep)
 
 
-def _columns(prepared: Sequence[Tensor]) -> list[slice]:
-    """Return the ranges of a matrix's columns that multiply the given tensors."""
-    borders = itertools.accumulate((u.shape[-1] for u in prepared), initial=0)
-    return list(itertools.starmap(slice, itertools.pairwise(borders)))
-
-
-def _part(weight: Tensor, blocks: Tensor | None, columns: slice, size: int) -> Tensor:
-    """Return a range of a matrix's columns after its blocks of ``size`` columns are put in order."""
+def _parts(weight: Tensor, blocks: Tensor | None, prepared: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the ranges of a matrix's columns, with its blocks in order, that multiply the given tensors."""
     if blocks is None:
-        return weight
-    taken = blocks[columns.start // size : columns.stop // size]
-    as_blocks = weight.mT.reshape(weight.shape[1] // size, -1)
-    return embedding(taken, as_blocks).view(-1, len(weight)).mT  # faster than an index
+        yield weight
+        return
+    as_blocks = weight.mT.reshape(weight.shape[1] // _block_size(prepared, blocks), -1)
+    for taken in _blocks_taken(blocks, prepared):
+        yield embedding(taken, as_blocks).view(-1, len(weight)).mT  # faster than an index
 
 
-def _block_size(prepared: Sequence[Tensor], blocks: Tensor | None) -> int:
+def _block_size(prepared: Sequence[Tensor], blocks: Tensor) -> int:
     """Return how many columns a block has."""
-    return sum(u.shape[-1] for u in prepared) // (1 if blocks is None else len(blocks))
+    return sum(u.shape[-1] for u in prepared) // len(blocks)
+
+
+def _blocks_taken(blocks: Tensor, prepared: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the blocks whose columns multiply each of the given tensors."""
+    size = _block_size(prepared, blocks)
+    return blocks.split([u.shape[-1] // size for u in prepared])
 
 
 def _weight_derivative(
@@ -149,8 +151,7 @@ def _weight_derivative(
     size = _block_size(prepared, blocks)
     new = weight.new_empty if len(blocks) * size == weight.shape[1] else weight.new_zeros
     whole = new(weight.shape[1] // size, size * len(weight))
-    for part, columns in zip(parts, _columns(prepared), strict=True):
-        taken = blocks[columns.start // size : columns.stop // size]
+    for part, taken in zip(parts, _blocks_taken(blocks, prepared), strict=True):
         whole.index_copy_(0, taken, part.view(len(taken), -1))
     return whole.view(weight.mT.shape).mT
 

@@ -21,12 +21,15 @@ class OneTap(TableModule):
     """
 
     num_taps = 1
+    waves: Tensor  # (T, W), what makes the rolls' maps of the first map's results (E, W, H)
+    first_layout = Layout((1,), (Row(0, 0),))  # of those W
     blocks: Tensor | None  # of the first map, which it takes in this order
 
     def __init__(self, lmax: int, mmax: int) -> None:
         super().__init__()
         self.by_order: list[int] | None = None
         self.register_buffer("blocks", None, persistent=False)
+        self.register_table("waves", torch.ones(1, 1, dtype=torch.float64))
         self.num_kept = num_coefficients(lmax, mmax)
         self.layouts = tuple(
             in_order(self.num_kept, end * self.num_kept, 2 * self.num_kept) for end in range(2)
@@ -98,6 +101,8 @@ class Taps(TableModule):
         for m in range(1, mmax + 1):
             waves += [(m * angles).cos(), (m * angles).sin()]
         self.register_table("waves", torch.stack(waves, dim=1))  # (T, 2 M + 1)
+        pairs = tuple(Row(m, k) for m in range(1, mmax + 1) for k in range(2))
+        self.first_layout = Layout((1, *[2] * mmax), (Row(0, 0), *pairs))
         self.by_order = sorted(range(len(orders)), key=lambda k: (abs(orders[k][1]), orders[k][1]))
         self.sizes = [sum(abs(order) == m for _, order in orders) for m in range(mmax + 1)]
         # Of a map (H, 2 S C'): both ends' coefficients of order 0, then both ends' of orders -1 and +1, ...

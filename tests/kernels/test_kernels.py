@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ocp_scn import kernels
 from ocp_scn.kernels import Layout, Rotations, Row
-from ocp_scn.nn.taps import Taps
+from ocp_scn.nn.taps import OneTap, Taps
 from ocp_scn.sphere import dense_rows, wigner_rows
 from tests.kernels import needs_kernels
 
@@ -113,6 +113,29 @@ def test_rotations(lmax, mmax, channels, dtype, layout_of, threads):
 
 
 @precisions
+@pytest.mark.parametrize("hidden", [1, 16, 45, 256])
+@pytest.mark.parametrize("taps", [1, 4, 5])
+def test_gates(taps, hidden, dtype):
+    """Activated rolls times an activated gate are what the taps' own algebra makes of them in float64."""
+    torch.set_num_threads(2)
+    tables = OneTap(2, 1) if taps == 1 else Taps(2, 1, taps)
+    shapes = [(EDGES, hidden)] if taps == 1 else [(EDGES, 1, hidden), (EDGES, 2, hidden)]
+    first = [torch.randn(shape).to(dtype) for shape in shapes]
+    gate, bias, gate_bias = (
+        torch.randn(shape).to(dtype) for shape in ((EDGES, hidden), (hidden,), (hidden,))
+    )
+    rolled = tables.double().roll([u.double() for u in first])
+    exact = functional.silu(rolled + bias.double()) * functional.silu(gate + gate_bias.double())[:, None]
+    for inplace in (False, taps == 1):
+        found = kernels.gated(
+            first, tables.first_layout, tables.waves.float(), bias, gate, gate_bias, inplace=inplace
+        )
+        assert found.dtype == dtype
+        assert (found.data_ptr() == first[0].data_ptr()) == inplace
+        torch.testing.assert_close(found.double(), exact, rtol=4 * EPSILON[dtype], atol=2e-6)
+
+
+@precisions
 @sizes
 @pytest.mark.parametrize("taps", [1, 4, 5])
 def test_means(lmax, mmax, channels, dtype, taps):
@@ -175,6 +198,30 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             kernels.average(wrong, bias, mean)
+    first, gate, bias = torch.zeros(EDGES, 1, 8), torch.zeros(EDGES, 8), torch.zeros(8)
+    one, four = (OneTap(2, 1), [first]), (Taps(2, 1, 4), [first, torch.zeros(EDGES, 2, 8)])
+    for (taps, parts), gate_bias, inplace, message in (
+        (one, bias.double(), False, "float64"),
+        ((one[0], [first.bfloat16()]), bias, False, "bfloat16"),
+        ((four[0], [first, first]), bias, False, r"\(41, 1, 8\).*expected \(41, 2, 8\)"),
+        (four, bias, True, "no place for 4 taps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernels.gated(
+                parts, taps.first_layout, taps.waves.float(), bias, gate, gate_bias, inplace=inplace
+            )
+
+
+@pytest.mark.parametrize("instructions", kernels.INSTRUCTION_SETS)
+def test_instruction_sets(instructions):
+    """The kernels compute the same with all instructions that the processor has."""
+    if instructions not in kernels.instruction_sets():
+        pytest.skip(f"this processor has no {instructions}")
+    env = {**os.environ, kernels.SWITCH: instructions}
+    tests = "silu or rotations or gates or means"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", tests]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_switches(tmp_path):
@@ -202,5 +249,14 @@ def test_switches(tmp_path):
     for printed in ("True", "False"):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [printed]
-        with (folder / "kernels.cpp").open("a") as source:
+        with (folder / "ranges.h").open("a") as source:
             source.write("\n")
+
+
+def test_unknown_instructions():
+    """Something else in the environment is named, with what could be there."""
+    code = "import torch; from ocp_scn import kernels; kernels.usable(torch.zeros(1))"
+    env = {**os.environ, kernels.SWITCH: "fast"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"{kernels.SWITCH} is 'fast'; expected 0, 1, any, avx2, avx512" in done.stderr
