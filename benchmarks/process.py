@@ -21,9 +21,12 @@ from benchmarks.flops import needed_flops
 from benchmarks.models import build, predict, train_step
 from benchmarks.store import ROOT
 from benchmarks.structures import slab, slabs
+from ocp_scn.nn.products import product
 
 # Calls are timed for as long as this, after others for as long, which load libraries and fill caches.
 SECONDS = 2.0
+# Floating-point operations a second in large matrix products, in float32 and in the model's dtype.
+RATES = ("matrix_product_rate", "matrix_product_rate_of_dtype")
 
 
 def measure(
@@ -41,7 +44,7 @@ def measure(
 
     Returns:
         ``seconds`` of a call (the median of several), ``bytes`` at the peak of a first one, ``parameters``,
-        ``atoms``; for our model also ``edges``, needed ``flops`` and ``graph_seconds``.
+        ``atoms`` and the :data:`RATES`; for our model also ``edges``, needed ``flops`` and ``graph_seconds``.
 
     Raises:
         RuntimeError: the process ended early.
@@ -87,18 +90,38 @@ def _measure_here(
     # With the gradients' memory freed at first, a step's peak would be that of its forward pass.
     beyond_gradients = partial(train, keep_gradients=True) if call == "training" else infer
     facts["bytes"] = peak_bytes(lambda: beyond_gradients(batch))
-    _seconds(run, batch)
-    return {**facts, "seconds": statistics.median(_seconds(run, batch))}
+    _times(lambda: run(batch))
+    dtypes = torch.float32, getattr(torch, dtype)
+    before = [matrix_product_rate(of) for of in dtypes]
+    facts["seconds"] = statistics.median(_times(lambda: run(batch)))
+    for name, of, rate in zip(RATES, dtypes, before, strict=True):
+        facts[name] = (rate + matrix_product_rate(of)) / 2
+    return facts
 
 
-def _seconds(run: Callable[[Any], None], batch: Any) -> list[float]:
+def _times(call: Callable[[], Any]) -> list[float]:
     """Return the times of calls, one at least, that fill SECONDS."""
     times: list[float] = []
     while sum(times) < SECONDS:
-        start = time.perf_counter()
-        run(batch)
-        times.append(time.perf_counter() - start)
+        times.append(_seconds(call))
     return times
+
+
+@torch.no_grad()
+def matrix_product_rate(dtype: torch.dtype = torch.float32) -> float:
+    """Return the machine's floating-point operations a second in a large matrix product.
+
+    The product is that of the library, and of the layout in memory, that our model takes here.
+    """
+    a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype).mT
+    product(a, b)
+    return 4 * 2 * 2048**3 / _seconds(lambda: [product(a, b) for _ in range(4)])
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def peak_bytes(call: Callable[[], None]) -> int:

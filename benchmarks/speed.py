@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import numpy as np
 import torch
 
 from benchmarks.models import VARIANTS
-from benchmarks.process import measure
+from benchmarks.process import RATES, measure
 from benchmarks.store import ROOT, machine, table, write_json
-from ocp_scn.nn.products import product
 
 RESULTS = ROOT / "docs/results/speed.json"
 MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fairchem")] + [
@@ -27,23 +25,10 @@ EPILOG = """example:
 Models of one variant (and the other models) take turns, so that a busy machine slows all alike; a turn is a
 process of its own, because one may be a tenth slower throughout than the next. It makes calls for two
 seconds, and for two more, whose median counts. Times are medians of the turns with the spread from the
-first to the third quartile. Memory is the peak of the resident set in a first call, less what the loaded
-model (with its gradients, for a training step) holds after a call with three atoms, which loads the
-libraries."""
-
-
-@torch.no_grad()
-def matrix_product_rate(dtype: torch.dtype = torch.float32) -> float:
-    """Return the machine's floating-point operations a second in a large matrix product.
-
-    The product is that of the library, and of the layout in memory, that our model takes here.
-    """
-    a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype).mT
-    product(a, b)
-    start = time.perf_counter()
-    for _ in range(4):
-        product(a, b)
-    return 4 * 2 * 2048**3 / (time.perf_counter() - start)
+first to the third quartile. Large matrix products are timed before the calls that count and after them: the
+fraction of the limit is of what the machine could do at that time. Memory is the peak of the resident set in
+a first call, less what the loaded model (with its gradients, for a training step) holds after a call with
+three atoms, which loads the libraries."""
 
 
 def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -55,27 +40,25 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def measure_together(models: Sequence[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a record for each of some models and kind of call, which take turns."""
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)  # which goes into the records
     settings = {name: getattr(args, name) for name in ("atoms", "batch_size", "threads", "dtype")}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {(m, c): [] for m in models for c in args.calls}
-    rates: list[float] = []
-    rates_of_dtype: list[float] = []
     for _ in range(args.repeats):
-        rates.append(matrix_product_rate())
-        rates_of_dtype.append(matrix_product_rate(getattr(torch, args.dtype)))
         for (model, call), turns in found.items():
             turns.append(measure(model, call, **settings))
-    rate = float(np.median(rates))
     records = []
     for (model, call), turns in found.items():
         low, median, high = np.quantile([turn["seconds"] for turn in turns], [0.25, 0.5, 0.75])
         record = {"model": model, "call": call, **turns[0], "seconds": median, "spread": [low, high]}
         record["bytes"] = int(np.median([turn["bytes"] for turn in turns]))
+        for rate in RATES:
+            record[rate] = float(np.median([turn[rate] for turn in turns]))
         if "flops" in record:  # a training step needs the forward's products and two for each of them
-            record["fraction"] = record["flops"] * (1 if call == "inference" else 3) / median / rate
+            needed = record["flops"] * (1 if call == "inference" else 3)
+            fractions = [needed / turn["seconds"] / turn["matrix_product_rate"] for turn in turns]
+            record["fraction"] = float(np.median(fractions))
         records.append(record)
-    facts = {**machine(), "matrix_product_rate": rate, "dtype": args.dtype, "batch_size": args.batch_size}
-    facts["matrix_product_rate_of_dtype"] = float(np.median(rates_of_dtype))
+    facts = {**machine(), "dtype": args.dtype, "batch_size": args.batch_size}
     return [{**record, **facts} for record in records]
 
 
@@ -129,10 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     records = measure_all(args)
     print(results_table(records))
-    fields = {args.dtype: "matrix_product_rate_of_dtype", "float32": "matrix_product_rate"}
-    for dtype, field in fields.items():
-        rates = dict.fromkeys(f"{record[field] / 1e9:.0f}" for record in records)
-        print(f"matrix products in {dtype}: {', '.join(rates)} GFLOP/s on {args.threads} threads")
+    for dtype, field in {args.dtype: RATES[1], "float32": RATES[0]}.items():
+        rates = [record[field] / 1e9 for record in records]
+        print(f"products in {dtype}: {min(rates):.0f} to {max(rates):.0f} GFLOP/s, {args.threads} threads")
     write_json(args.results, records)
     print(f"wrote {args.results}")
     return 0
