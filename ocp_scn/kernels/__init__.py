@@ -79,11 +79,9 @@ class Rotations(NamedTuple):
 
 def usable(*tensors: Tensor) -> bool:
     """Whether there are kernels for tensors of this kind, in this process and now."""
-    return (
-        not _disabled
-        and all(t.device.type == "cpu" and t.dtype in _PRECISIONS for t in tensors)
-        and _library() is not None
-    )
+    if _disabled or _library() is None:
+        return False
+    return all(t.device.type == "cpu" and t.dtype in _PRECISIONS for t in tensors)
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -220,7 +218,7 @@ def average_derivative(gradient: Tensor, values: Tensor, bias: Tensor, mean: Mea
 
 def _rolled(values: Tensor, bias: Tensor, mean: Mean) -> tuple[int, ...]:
     taps, kept = mean.own.shape
-    num_edges, channels = len(values), bias.numel() // kept
+    num_edges, channels = values.shape[0], bias.numel() // kept
     _check(values, (num_edges, taps, kept * channels))
     for tensor, shape, dtype in (
         (bias, (kept * channels,), torch.float32),
@@ -245,10 +243,10 @@ def turn(x: Tensor, atoms: Tensor, rotations: Rotations, parts: Sequence[Tensor]
         layout: of the parts.
     """
     _, _, channels = _check_signal(x, rotations)
-    _check(atoms, (len(rotations.blocks),), torch.int64)
-    is_bfloat16, *places = _places(parts, layout, len(atoms), channels)
+    _check(atoms, (rotations.blocks.shape[0],), torch.int64)
+    is_bfloat16, *places = _places(parts, layout, atoms.shape[0], channels)
     signal = x.data_ptr(), x.stride(0), channels, atoms.data_ptr()
-    _call("turn", is_bfloat16, *signal, *_rows(rotations), *places, len(atoms), torch.get_num_threads())
+    _call("turn", is_bfloat16, *signal, *_rows(rotations), *places, atoms.shape[0], torch.get_num_threads())
 
 
 def sum_back(
@@ -276,9 +274,9 @@ def sum_back(
         add: whether to add to what is in ``x``.
     """
     num_atoms, _, channels = _check_signal(x, rotations)
-    _check(edges, (len(rotations.blocks),), torch.int64)
+    _check(edges, (rotations.blocks.shape[0],), torch.int64)
     _check(starts, (num_atoms + 1,), torch.int64)
-    is_bfloat16, *places = _places(parts, layout, len(edges), channels)
+    is_bfloat16, *places = _places(parts, layout, edges.shape[0], channels)
     signal = x.data_ptr(), x.stride(0), channels, edges.data_ptr(), starts.data_ptr()
     last = int(add), num_atoms, torch.get_num_threads()
     _call("sum", is_bfloat16, *signal, *_rows(rotations), *places, *last)
@@ -321,9 +319,14 @@ def _check_signal(x: Tensor, rotations: Rotations) -> torch.Size:
 
 def _rows(rotations: Rotations) -> tuple[int, ...]:
     blocks, lmax, mmax = rotations
-    size = sum((2 * min(degree, mmax) + 1) * (2 * degree + 1) for degree in range(lmax + 1))
-    _check(blocks, (len(blocks), size), torch.float32)
+    size = _size_of_blocks(lmax, mmax)
+    _check(blocks, (blocks.shape[0], size), torch.float32)
     return blocks.data_ptr(), size, lmax, mmax
+
+
+@cache
+def _size_of_blocks(lmax: int, mmax: int) -> int:
+    return sum((2 * min(degree, mmax) + 1) * (2 * degree + 1) for degree in range(lmax + 1))
 
 
 def _check(t: Tensor, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> None:

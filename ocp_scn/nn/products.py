@@ -58,7 +58,7 @@ def _takes_onednn(a: Tensor, b: Tensor) -> bool:
         _prefers_onednn(a)
         and b.dtype == torch.float32
         and b.numel() >= MIN_VALUES
-        and len(a) > 0
+        and a.shape[0] > 0
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )

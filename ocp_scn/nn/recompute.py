@@ -43,7 +43,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x @ weight.T, like torch's function of this name, by :mod:`ocp_scn.nn.products`."""
     as_matrix = x.flatten(0, -2)
     (values,) = linears(_unchanged, weight, as_matrix)
-    return values.view(*x.shape[:-1], len(weight))
+    return values.view(*x.shape[:-1], weight.shape[0])
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -64,9 +64,11 @@ def _products(prepare: Prepare, blocks: Tensor | None, weight: Tensor, *inputs: 
     prepared = prepare(*inputs)
     products = []
     for u, part in zip(prepared, _parts(weight, blocks, prepared), strict=True):
-        values = product(u.flatten(0, -2), part)
         # torch forbids to change a view that leaves a custom function, and counts one as it is, too.
-        products.append(values if u.dim() == 2 else values.view(*u.shape[:-1], len(weight)))
+        if u.dim() == 2:
+            products.append(product(u, part))
+        else:
+            products.append(product(u.flatten(0, -2), part).view(*u.shape[:-1], weight.shape[0]))
     return tuple(products)
 
 
