@@ -147,6 +147,41 @@ def gated(
         gate_bias: (C,), too.
         inplace: whether to overwrite ``first``, which is possible where it is one tensor, of T rows.
     """
+    (num_edges, channels), taps = gate.shape, waves.shape[0]
+    is_bfloat16, *arguments = _gated(first, layout, waves, bias, gate, gate_bias)
+    if inplace and (len(layout.rows), layout.sizes) != (1, (taps,)):
+        raise ValueError(f"{len(layout.rows)} rows in {layout.sizes} have no place for {taps} taps")
+    result = (
+        first[0].view(num_edges, taps, channels) if inplace else gate.new_empty(num_edges, taps, channels)
+    )
+    last = result.data_ptr(), channels, num_edges, torch.get_num_threads()
+    _call("gated", is_bfloat16, *arguments, *last)
+    return result
+
+
+def gated_derivative(
+    gradient: Tensor,
+    first: Sequence[Tensor],
+    layout: Layout,
+    waves: Tensor,
+    bias: Tensor,
+    gate: Tensor,
+    gate_bias: Tensor,
+) -> tuple[list[Tensor], Tensor]:
+    """Return the derivatives by ``first`` and the gate from that by :func:`gated` (E, T, C) of the others."""
+    (num_edges, channels), taps = gate.shape, waves.shape[0]
+    is_bfloat16, *arguments = _gated(first, layout, waves, bias, gate, gate_bias)
+    _check(gradient, (num_edges, taps, channels), gate.dtype)
+    of_first, of_gate = [torch.empty_like(u) for u in first], torch.empty_like(gate)
+    addresses = (ctypes.c_void_p * len(of_first))(*(u.data_ptr() for u in of_first))
+    last = gradient.data_ptr(), addresses, of_gate.data_ptr(), channels, num_edges, torch.get_num_threads()
+    _call("gated_derivative", is_bfloat16, *arguments, *last)
+    return of_first, of_gate
+
+
+def _gated(
+    first: Sequence[Tensor], layout: Layout, waves: Tensor, bias: Tensor, gate: Tensor, gate_bias: Tensor
+) -> tuple[Any, ...]:
     num_edges, channels = gate.shape
     for tensor, shape in ((gate, gate.shape), (bias, (channels,)), (gate_bias, (channels,))):
         _check(tensor, shape, gate.dtype)
@@ -155,15 +190,8 @@ def gated(
     by_row = [u.unsqueeze(1) if u.dim() == 2 else u for u in first]
     is_bfloat16, *places = _places(by_row, layout, num_edges, channels)
     _check(first[0], None, gate.dtype)
-    if inplace and (number, layout.sizes) != (1, (taps,)):
-        raise ValueError(f"{number} rows in parts of {layout.sizes} have no place for {taps} taps")
-    result = (
-        first[0].view(num_edges, taps, channels) if inplace else gate.new_empty(num_edges, taps, channels)
-    )
-    of_waves = number, waves.data_ptr(), taps, bias.data_ptr(), gate.data_ptr(), gate_bias.data_ptr()
-    last = result.data_ptr(), channels, num_edges, torch.get_num_threads()
-    _call("gated", is_bfloat16, *places, *of_waves, *last)
-    return result
+    biased = bias.data_ptr(), gate.data_ptr(), gate_bias.data_ptr()
+    return is_bfloat16, *places, number, waves.data_ptr(), taps, *biased
 
 
 def _activation(x: Tensor, bias: Tensor | None) -> tuple[int | None, ...]:
@@ -346,8 +374,10 @@ _ADDRESS, _NUMBER, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _ROLLED = [_FLAG, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS, _NUMBER]
 _SIGNAL = [_ADDRESS, _NUMBER, _NUMBER, _ADDRESS]
 _ROWS = [_ADDRESS, _NUMBER, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS]
+_GATED = [_FLAG, *[_ADDRESS] * 3, _NUMBER, _ADDRESS, _NUMBER, *[_ADDRESS] * 3]
 _ARGUMENTS = {
-    "gated": [_FLAG, *[_ADDRESS] * 3, _NUMBER, _ADDRESS, _NUMBER, *[_ADDRESS] * 4, _NUMBER, _NUMBER, _FLAG],
+    "gated": [*_GATED, _ADDRESS, _NUMBER, _NUMBER, _FLAG],
+    "gated_derivative": [*_GATED, *[_ADDRESS] * 3, _NUMBER, _NUMBER, _FLAG],
     "silu": [_FLAG, *[_ADDRESS] * 3, _NUMBER, _NUMBER, _FLAG],
     "silu_derivative": [_FLAG, *[_ADDRESS] * 4, _NUMBER, _NUMBER, _FLAG],
     "average": [*_ROLLED, _ADDRESS, _NUMBER, _FLAG],

@@ -166,6 +166,22 @@ void ocp_scn_gated(int is_bfloat16, void *const *tensors, const int64_t *sizes, 
     });
 }
 
+void ocp_scn_gated_derivative(int is_bfloat16, void *const *tensors, const int64_t *sizes, const Row *rows,
+                              int64_t number, const float *factors, int64_t taps, const void *bias, const void *gate,
+                              const void *gate_bias, const void *gradient, void *const *results, void *of_gate,
+                              int64_t channels, int64_t num_edges, int threads) {
+    const Parts first{tensors, sizes, rows}, of_first{results, sizes, rows};
+    const Waves waves{taps, number, factors};
+    in_precision(is_bfloat16, [=](auto precision) {
+        using T = decltype(precision);
+        in_ranges(num_edges, 1, threads, [=](int64_t begin, int64_t end) {
+            const Memory memory(number);
+            CALL(ungated, first, waves, numbers<T>(bias), numbers<T>(gate), numbers<T>(gate_bias),
+                 numbers<T>(gradient), of_first, numbers<T>(of_gate), channels, memory.start, begin, end);
+        });
+    });
+}
+
 void ocp_scn_average(int is_bfloat16, const void *values, const float *bias, int64_t taps, int64_t kept,
                      const float *own, const float *cross, const int64_t *partner, int64_t channels, float *result,
                      int64_t num_edges, int threads) {

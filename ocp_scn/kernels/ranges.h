@@ -310,6 +310,60 @@ void gated(const Parts &first, const Waves &waves, const T *bias, const T *gate,
     }
 }
 
+// Some channels of the derivatives by `first`, which lie as it does, and by the gate, from that by what gated() returns.
+template <typename T, int N>
+INLINE void ungate_channels(const Parts &first, const Waves &waves, const T *bias, const T *gate, const T *gate_bias,
+                            const T *gradient, const Parts &of_first, T *of_gate, int64_t channels, int64_t edge,
+                            int64_t at, int64_t n, Vector *sums) {
+    Vector v, b, g, opened, rolled, activated, sum = {};
+    Channels<N>::get(&g, gate + edge * channels + at, n);
+    Channels<N>::get(&b, gate_bias + at, n);
+    g += b;
+    opened = g;
+    silu(opened);
+    Channels<N>::get(&b, bias + at, n);
+    for (int64_t w = 0; w < waves.number; w++) sums[w] = Vector{};
+    for (int64_t t = 0; t < waves.taps; t++) {
+        const float *factors = waves.factors + t * waves.number;
+        rolled = b;
+        for (int64_t w = 0; w < waves.number; w++) {
+            const Row &here = first.rows[w];
+            Channels<N>::get(&v, start<T>(first, here.part, edge, channels) + here.row * channels + at, n);
+            rolled += factors[w] * v;
+        }
+        Channels<N>::get(&v, gradient + (edge * waves.taps + t) * channels + at, n);
+        activated = rolled;
+        silu(activated);
+        sum += v * activated;
+        v *= opened;
+        silu_derivative(v, rolled);
+        for (int64_t w = 0; w < waves.number; w++) sums[w] += factors[w] * v;
+    }
+    for (int64_t w = 0; w < waves.number; w++) {
+        const Row &here = of_first.rows[w];
+        Channels<N>::put(start<T>(of_first, here.part, edge, channels) + here.row * channels + at, sums + w, n);
+    }
+    silu_derivative(sum, g);
+    Channels<N>::put(of_gate + edge * channels + at, &sum, n);
+}
+
+// `memory` has room for a vector of each wave.
+template <typename T>
+void ungated(const Parts &first, const Waves &waves, const T *bias, const T *gate, const T *gate_bias,
+             const T *gradient, const Parts &of_first, T *of_gate, int64_t channels, void *memory, int64_t begin,
+             int64_t end) {
+    auto *sums = static_cast<Vector *>(memory);
+    for (int64_t edge = begin; edge < end; edge++) {
+        int64_t c = 0;
+        for (; c + WIDTH <= channels; c += WIDTH)
+            ungate_channels<T, 1>(first, waves, bias, gate, gate_bias, gradient, of_first, of_gate, channels, edge, c,
+                                  0, sums);
+        if (c < channels)
+            ungate_channels<T, 0>(first, waves, bias, gate, gate_bias, gradient, of_first, of_gate, channels, edge, c,
+                                  channels - c, sums);
+    }
+}
+
 // Some channels of coefficients s and p, partners of each other or the same, of one edge: the values (T, S, C) are
 // activated with a bias (S, C), rolled back and averaged.
 template <typename T, int N>

@@ -57,12 +57,26 @@ def gated(
     Returns:
         (E, T, H).
     """
-    together = all(u.is_contiguous() and u.dtype == gate.dtype for u in (*first, gate))
-    if together and kernels.usable(gate) and not torch.is_grad_enabled():
-        biases = bias.to(gate.dtype), gate_bias.to(gate.dtype)
-        inplace = inplace and taps.num_taps == 1
-        waves = taps.waves.float()
-        return kernels.gated(first, taps.first_layout, waves, biases[0], gate, biases[1], inplace=inplace)
+    if not (
+        kernels.usable(gate) and all(u.is_contiguous() and u.dtype == gate.dtype for u in (*first, gate))
+    ):
+        return _gated_by_torch(taps, first, bias, gate, gate_bias, inplace=inplace)
+    tensors = bias.to(gate.dtype), gate, gate_bias.to(gate.dtype), *first
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return _Gated.apply(taps, *tensors)
+    inplace = inplace and taps.num_taps == 1
+    return kernels.gated(first, taps.first_layout, taps.waves.float(), *tensors[:3], inplace=inplace)
+
+
+def _gated_by_torch(
+    taps: OneTap | Taps,
+    first: Sequence[Tensor],
+    bias: Tensor,
+    gate: Tensor,
+    gate_bias: Tensor,
+    *,
+    inplace: bool,
+) -> Tensor:
     rolled = taps.roll(first)  # for one tap the tensor that came, else one of our own
     rolled = silu(rolled, bias, inplace=inplace) if taps.num_taps == 1 else silu_of_own(rolled, bias)
     opened = silu_of_own(gate, gate_bias).unsqueeze(1)
@@ -86,6 +100,38 @@ def average_of_activated(values: Tensor, bias: Tensor, taps: Taps) -> Tensor:
     if torch.is_grad_enabled() and (values.requires_grad or bias.requires_grad):
         return _Average.apply(taps, values, bias)
     return kernels.average(values, bias, taps.mean)
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, taps: OneTap | Taps, bias: Tensor, gate: Tensor, gate_bias: Tensor, *first: Tensor
+    ) -> Tensor:
+        ctx.taps = taps
+        ctx.save_for_backward(bias, gate, gate_bias, *first)
+        return kernels.gated(first, taps.first_layout, taps.waves.float(), bias, gate, gate_bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        bias, gate, gate_bias, *first = ctx.saved_tensors
+        taps = ctx.taps
+        if torch.is_grad_enabled():  # to be differentiated again
+            result = _gated_by_torch(taps, first, bias, gate, gate_bias, inplace=False)
+            needed = ctx.needs_input_grad[1:]
+            wanted = [x for x, need in zip((bias, gate, gate_bias, *first), needed, strict=True) if need]
+            found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=True))
+            return None, *(next(found) if need else None for need in needed)
+        of_first, of_gate = kernels.gated_derivative(
+            gradient.to(gate.dtype).contiguous(),
+            first,
+            taps.first_layout,
+            taps.waves.float(),
+            bias,
+            gate,
+            gate_bias,
+        )
+        # A bias adds to every roll, as the result for order 0 does.
+        return None, of_first[0].flatten(0, -2).sum(0), of_gate, of_gate.sum(0), *of_first
 
 
 class _Average(torch.autograd.Function):

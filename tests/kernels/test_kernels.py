@@ -124,8 +124,19 @@ def test_gates(taps, hidden, dtype):
     gate, bias, gate_bias = (
         torch.randn(shape).to(dtype) for shape in ((EDGES, hidden), (hidden,), (hidden,))
     )
-    rolled = tables.double().roll([u.double() for u in first])
-    exact = functional.silu(rolled + bias.double()) * functional.silu(gate + gate_bias.double())[:, None]
+    exactly = [u.double().requires_grad_() for u in (gate, *first)]
+    rolled = tables.double().roll(exactly[1:])
+    opened = functional.silu(exactly[0] + gate_bias.double())[:, None]
+    exact = functional.silu(rolled + bias.double()) * opened
+    gradient = torch.randn(exact.shape).to(dtype)
+    derivatives = torch.autograd.grad(exact, exactly, gradient.double())
+    exact = exact.detach()
+    of_first, of_gate = kernels.gated_derivative(
+        gradient, first, tables.first_layout, tables.waves.float(), bias, gate, gate_bias
+    )
+    for found, derivative in zip((of_gate, *of_first), derivatives, strict=True):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), derivative, rtol=4 * EPSILON[dtype], atol=1e-5)
     for inplace in (False, taps == 1):
         found = kernels.gated(
             first, tables.first_layout, tables.waves.float(), bias, gate, gate_bias, inplace=inplace
