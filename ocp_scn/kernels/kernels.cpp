@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #define INLINE inline __attribute__((always_inline))
@@ -34,7 +33,8 @@ struct Rotations {
     int64_t size, lmax, mmax;
 };
 
-// The sums that make a roll about the edge of what orders of m = 0, 1, ... give: of each of `taps` rolls `number` factors.
+// The sums that make a roll about the edge of what orders of m = 0, 1, ... give: of each of `taps` rolls `number`
+// factors.
 struct Waves {
     int64_t taps, number;
     const float *factors;
@@ -68,11 +68,12 @@ constexpr int64_t WIDTH = 16;
 #include "ranges.h"
 }  // namespace avx512
 #pragma GCC pop_options
-#define CALL(function, ...)                                      \
-    (instruction_set == 2   ? avx512::function<T>(__VA_ARGS__)    \
-     : instruction_set == 1 ? avx2::function<T>(__VA_ARGS__)      \
+#define CALL(function, ...)                                    \
+    (instruction_set == 2   ? avx512::function<T>(__VA_ARGS__) \
+     : instruction_set == 1 ? avx2::function<T>(__VA_ARGS__)   \
                             : any::function<T>(__VA_ARGS__))
 static int best() {
+    __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f")) return 2;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
 }
@@ -114,12 +115,19 @@ struct Memory {
 };
 
 // Calls work with a number of the precision.
-template <typename Work> void in_precision(int is_bfloat16, const Work &work) {
+template <typename Work>
+void in_precision(int is_bfloat16, const Work &work) {
     is_bfloat16 ? work(bfloat16{}) : work(float{});
 }
 
-template <typename T> const T *numbers(const void *memory) { return static_cast<const T *>(memory); }
-template <typename T> T *numbers(void *memory) { return static_cast<T *>(memory); }
+template <typename T>
+const T *numbers(const void *memory) {
+    return static_cast<const T *>(memory);
+}
+template <typename T>
+T *numbers(void *memory) {
+    return static_cast<T *>(memory);
+}
 
 }  // namespace
 
@@ -176,7 +184,7 @@ void ocp_scn_gated_derivative(int is_bfloat16, void *const *tensors, const int64
         using T = decltype(precision);
         in_ranges(num_edges, 1, threads, [=](int64_t begin, int64_t end) {
             const Memory memory(number);
-            CALL(ungated, first, waves, numbers<T>(bias), numbers<T>(gate), numbers<T>(gate_bias),
+            CALL(gated_derivative, first, waves, numbers<T>(bias), numbers<T>(gate), numbers<T>(gate_bias),
                  numbers<T>(gradient), of_first, numbers<T>(of_gate), channels, memory.start, begin, end);
         });
     });
@@ -234,5 +242,4 @@ void ocp_scn_sum(int is_bfloat16, float *result, int64_t atom_stride, int64_t ch
     };
     in_precision(is_bfloat16, work);
 }
-
 }

@@ -1,5 +1,5 @@
-// What kernels.cpp does with a range of rows, edges or atoms. It is compiled once for each instruction set, in a namespace
-// with its own WIDTH, so there is neither an include here nor anything of the standard library.
+// What kernels.cpp does with a range of rows, edges or atoms. It is compiled once for each instruction set, in a
+// namespace with its own WIDTH, so there is neither an include here nor anything of the standard library.
 
 typedef float Vector __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t Integers __attribute__((vector_size(4 * WIDTH)));
@@ -26,13 +26,15 @@ INLINE void store(bfloat16 *to, const Vector &v) {
 }
 
 // The first n < WIDTH numbers; the others of the vector are 0.
-template <typename T> INLINE void load_part(Vector &v, const T *from, int64_t n) {
+template <typename T>
+INLINE void load_part(Vector &v, const T *from, int64_t n) {
     T buffer[WIDTH] = {};
     memcpy(buffer, from, n * sizeof(T));
     load(v, buffer);
 }
 
-template <typename T> INLINE void store_part(T *to, const Vector &v, int64_t n) {
+template <typename T>
+INLINE void store_part(T *to, const Vector &v, int64_t n) {
     T buffer[WIDTH];
     store(buffer, v);
     memcpy(to, buffer, n * sizeof(T));
@@ -50,7 +52,8 @@ INLINE void sigmoid(Vector &result, const Vector &x) {
     const Vector shifted = y * 1.44269504088896341f + round;
     const Vector n = shifted - round;
     const Vector r = (y - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts, n * the first is exact
-    Vector p = Vector{} + 1.f / 5040;  // Taylor's series: the next term is below 6e-9
+    // Taylor's series: the next term is below 6e-9.
+    Vector p = Vector{} + 1.f / 5040;
     p = p * r + 1.f / 720;
     p = p * r + 1.f / 120;
     p = p * r + 1.f / 24;
@@ -101,7 +104,7 @@ void silu_of_rows(const T *x, const T *bias, T *result, int64_t width, int64_t b
 
 template <typename T>
 void derivative_of_rows(const T *x, const T *bias, const T *gradient, T *result, int64_t width, int64_t begin,
-                               int64_t end) {
+                        int64_t end) {
     Vector v, b, g;
     x += begin * width, gradient += begin * width, result += begin * width;
     for (int64_t row = begin; row < end; row++, x += width, gradient += width, result += width) {
@@ -124,22 +127,26 @@ void derivative_of_rows(const T *x, const T *bias, const T *gradient, T *result,
 
 // ----------------------------------------------------------------------------------------- rotations
 
-template <typename T> INLINE T *start(const Parts &parts, int64_t part, int64_t edge, int64_t channels) {
+template <typename T>
+INLINE T *start(const Parts &parts, int64_t part, int64_t edge, int64_t channels) {
     return static_cast<T *>(parts.parts[part]) + edge * parts.sizes[part] * channels;
 }
 
 INLINE int64_t kept_orders(int64_t degree, int64_t mmax) { return 2 * (degree < mmax ? degree : mmax) + 1; }
 
 // N vectors of channels, or n < WIDTH numbers if N is 0.
-template <int N> struct Channels {
+template <int N>
+struct Channels {
     static constexpr int VECTORS = N ? N : 1;
-    template <typename T> static INLINE void get(Vector *v, const T *from, int64_t n) {
+    template <typename T>
+    static INLINE void get(Vector *v, const T *from, int64_t n) {
         if constexpr (N == 0)
             load_part(*v, from, n);
         else
             for (int i = 0; i < N; i++) load(v[i], from + i * WIDTH);
     }
-    template <typename T> static INLINE void put(T *to, const Vector *v, int64_t n) {
+    template <typename T>
+    static INLINE void put(T *to, const Vector *v, int64_t n) {
         if constexpr (N == 0)
             store_part(to, *v, n);
         else
@@ -188,15 +195,14 @@ INLINE void turn_channels(const float *x, int64_t channels, const Rotations &rot
 }
 
 template <typename T>
-void turn(const float *x, int64_t atom_stride, int64_t channels, const int64_t *atoms,
-                       const Rotations &rotations, const Parts &parts, int64_t begin, int64_t end) {
+void turn(const float *x, int64_t atom_stride, int64_t channels, const int64_t *atoms, const Rotations &rotations,
+          const Parts &parts, int64_t begin, int64_t end) {
     for (int64_t edge = begin; edge < end; edge++) {
         const float *here = x + atoms[edge] * atom_stride;
         int64_t c = 0;
         for (; c + 4 * WIDTH <= channels; c += 4 * WIDTH)
             turn_channels<T, 4>(here, channels, rotations, parts, edge, c, 0);
-        for (; c + WIDTH <= channels; c += WIDTH)
-            turn_channels<T, 1>(here, channels, rotations, parts, edge, c, 0);
+        for (; c + WIDTH <= channels; c += WIDTH) turn_channels<T, 1>(here, channels, rotations, parts, edge, c, 0);
         if (c < channels) turn_channels<T, 0>(here, channels, rotations, parts, edge, c, channels - c);
     }
 }
@@ -268,8 +274,7 @@ void sum(float *result, int64_t atom_stride, int64_t channels, const int64_t *ed
             sum_channels<T, 4>(here, channels, own, number, rotations, parts, c, 0, add, sums);
         for (; c + WIDTH <= channels; c += WIDTH)
             sum_channels<T, 1>(here, channels, own, number, rotations, parts, c, 0, add, sums);
-        if (c < channels)
-            sum_channels<T, 0>(here, channels, own, number, rotations, parts, c, channels - c, add, sums);
+        if (c < channels) sum_channels<T, 0>(here, channels, own, number, rotations, parts, c, channels - c, add, sums);
     }
 }
 
@@ -310,11 +315,12 @@ void gated(const Parts &first, const Waves &waves, const T *bias, const T *gate,
     }
 }
 
-// Some channels of the derivatives by `first`, which lie as it does, and by the gate, from that by what gated() returns.
+// Some channels of the derivatives by `first`, which lie as it does, and by the gate, from that by what gated()
+// returns.
 template <typename T, int N>
-INLINE void ungate_channels(const Parts &first, const Waves &waves, const T *bias, const T *gate, const T *gate_bias,
-                            const T *gradient, const Parts &of_first, T *of_gate, int64_t channels, int64_t edge,
-                            int64_t at, int64_t n, Vector *sums) {
+INLINE void gate_derivative_channels(const Parts &first, const Waves &waves, const T *bias, const T *gate,
+                                     const T *gate_bias, const T *gradient, const Parts &of_first, T *of_gate,
+                                     int64_t channels, int64_t edge, int64_t at, int64_t n, Vector *sums) {
     Vector v, b, g, opened, rolled, activated, sum = {};
     Channels<N>::get(&g, gate + edge * channels + at, n);
     Channels<N>::get(&b, gate_bias + at, n);
@@ -349,18 +355,18 @@ INLINE void ungate_channels(const Parts &first, const Waves &waves, const T *bia
 
 // `memory` has room for a vector of each wave.
 template <typename T>
-void ungated(const Parts &first, const Waves &waves, const T *bias, const T *gate, const T *gate_bias,
-             const T *gradient, const Parts &of_first, T *of_gate, int64_t channels, void *memory, int64_t begin,
-             int64_t end) {
+void gated_derivative(const Parts &first, const Waves &waves, const T *bias, const T *gate, const T *gate_bias,
+                      const T *gradient, const Parts &of_first, T *of_gate, int64_t channels, void *memory,
+                      int64_t begin, int64_t end) {
     auto *sums = static_cast<Vector *>(memory);
     for (int64_t edge = begin; edge < end; edge++) {
         int64_t c = 0;
         for (; c + WIDTH <= channels; c += WIDTH)
-            ungate_channels<T, 1>(first, waves, bias, gate, gate_bias, gradient, of_first, of_gate, channels, edge, c,
-                                  0, sums);
+            gate_derivative_channels<T, 1>(first, waves, bias, gate, gate_bias, gradient, of_first, of_gate, channels,
+                                           edge, c, 0, sums);
         if (c < channels)
-            ungate_channels<T, 0>(first, waves, bias, gate, gate_bias, gradient, of_first, of_gate, channels, edge, c,
-                                  channels - c, sums);
+            gate_derivative_channels<T, 0>(first, waves, bias, gate, gate_bias, gradient, of_first, of_gate, channels,
+                                           edge, c, channels - c, sums);
     }
 }
 
@@ -410,8 +416,8 @@ INLINE void spread(const T *values, const float *bias, const Mean &mean, int64_t
 }
 
 template <typename T>
-void average(const T *values, const float *bias, const Mean &mean, int64_t channels, float *result,
-                          int64_t begin, int64_t end) {
+void average(const T *values, const float *bias, const Mean &mean, int64_t channels, float *result, int64_t begin,
+             int64_t end) {
     const int64_t size = mean.kept * channels;
     for (int64_t edge = begin; edge < end; edge++)
         for (int64_t s = 0; s < mean.kept; s++) {
@@ -428,7 +434,7 @@ void average(const T *values, const float *bias, const Mean &mean, int64_t chann
 
 template <typename T>
 void spread_to_taps(const T *values, const float *bias, const Mean &mean, int64_t channels, const float *gradient,
-                         T *result, int64_t begin, int64_t end) {
+                    T *result, int64_t begin, int64_t end) {
     const int64_t size = mean.kept * channels;
     for (int64_t edge = begin; edge < end; edge++)
         for (int64_t s = 0; s < mean.kept; s++) {
