@@ -18,6 +18,8 @@ from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficien
 
 # Numbers in the largest tensor of the grid points that are computed at once.
 MAX_VALUES = 2**21
+# The same where derivatives are recorded: what a block computes again comes on top of all that is kept.
+MAX_VALUES_RECORDED = 3 * 2**19
 
 
 class GridAggregation(TableModule):
@@ -43,7 +45,7 @@ class GridAggregation(TableModule):
         self.fc2 = input_major(nn.Linear(wide, 2 * channels))
         self.fc3 = input_major(nn.Linear(2 * channels, channels))
         self.register_table("to_grid", coefficients_to_grid(lmax, resolution))  # (G, K)
-        self.block_size = max(1, MAX_VALUES // (len(self.to_grid) * wide))  # atoms
+        self.values_per_atom = len(self.to_grid) * wide
         self.register_table("from_grid", grid_to_coefficients(lmax, resolution))  # (K, G)
 
     def forward(self, x: Tensor, messages: Tensor) -> Tensor:
@@ -52,7 +54,9 @@ class GridAggregation(TableModule):
             x = pad(x, (0, 0, 0, messages.shape[1] - 1))
         # With coefficients ahead of atoms, a transform is one product, and else one an atom.
         dim = 0 if large_products_pay(x) else 1  # of the coefficients
-        parts = zip(x.split(self.block_size), messages.split(self.block_size), strict=True)
+        most = MAX_VALUES_RECORDED if torch.is_grad_enabled() else MAX_VALUES
+        blocks = max(1, math.ceil(len(x) / max(1, most // self.values_per_atom)))
+        parts = zip(x.tensor_split(blocks), messages.tensor_split(blocks), strict=True)
         maps = [self.fc1.bias, *(tensor for fc in (self.fc2, self.fc3) for tensor in (fc.weight, fc.bias))]
         maps += self._maps_of_bands()
         update = partial(self._update, dim)
