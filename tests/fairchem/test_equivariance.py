@@ -246,7 +246,11 @@ def test_taps_of_a_linear_message(mmax, monkeypatch):
     """Without activations a message has waves up to 2 mmax of the roll: 2 mmax + 1 taps leave nothing."""
     for module in (message, edges):
         monkeypatch.setattr(module, "silu", lambda values, bias, inplace=False: values + bias)
-    monkeypatch.setattr(message, "silu_of_own", lambda values, bias: values + bias)
+
+    def gated(taps, first, bias, gate, gate_bias, *, inplace):
+        return (taps.roll(first) + bias) * (gate + gate_bias)[:, None]
+
+    monkeypatch.setattr(message, "gated", gated)
     assert roll_spread(model_with(mmax=mmax, num_taps=2 * mmax, **RANDOM)) > 1e-2
     for taps in (2 * mmax + 1, 2 * mmax + 2):
         assert roll_spread(model_with(mmax=mmax, num_taps=taps, **RANDOM)) < 1e-12
