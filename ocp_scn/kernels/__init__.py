@@ -126,10 +126,21 @@ def silu_derivative(gradient: Tensor, x: Tensor, bias: Tensor | None = None) -> 
     return result
 
 
+class Rolls(NamedTuple):
+    """How T rolls of the frames make something of W rows that each edge has.
+
+    Attributes:
+        waves: (T, W) float32, the factors of the rows.
+        layout: where the rows lie.
+    """
+
+    waves: Tensor
+    layout: Layout
+
+
 def gated(
     first: Sequence[Tensor],
-    layout: Layout,
-    waves: Tensor,
+    rolls: Rolls,
     bias: Tensor,
     gate: Tensor,
     gate_bias: Tensor,
@@ -140,17 +151,16 @@ def gated(
 
     Args:
         first: tensors (E, rows, C), or (E, C), that hold the rows, contiguous, float32 or bfloat16.
-        layout: where each of the W rows lies in ``first``.
-        waves: (T, W) float32, what makes T rolls of the rows.
+        rolls: what T, W and the waves are, and where each row lies in ``first``.
         bias: (C,) of the same dtype as ``first``.
         gate: (E, C), of this dtype as well.
         gate_bias: (C,), too.
         inplace: whether to overwrite ``first``, which is possible where it is one tensor, of T rows.
     """
-    (num_edges, channels), taps = gate.shape, waves.shape[0]
-    is_bfloat16, *arguments = _gated(first, layout, waves, bias, gate, gate_bias)
-    if inplace and (len(layout.rows), layout.sizes) != (1, (taps,)):
-        raise ValueError(f"{len(layout.rows)} rows in {layout.sizes} have no place for {taps} taps")
+    (num_edges, channels), (taps, number) = gate.shape, rolls.waves.shape
+    is_bfloat16, *arguments = _gated(first, rolls, bias, gate, gate_bias)
+    if inplace and (number, rolls.layout.sizes) != (1, (taps,)):
+        raise ValueError(f"{number} rows in {rolls.layout.sizes} have no place for {taps} taps")
     result = (
         first[0].view(num_edges, taps, channels) if inplace else gate.new_empty(num_edges, taps, channels)
     )
@@ -160,17 +170,11 @@ def gated(
 
 
 def gated_derivative(
-    gradient: Tensor,
-    first: Sequence[Tensor],
-    layout: Layout,
-    waves: Tensor,
-    bias: Tensor,
-    gate: Tensor,
-    gate_bias: Tensor,
+    gradient: Tensor, first: Sequence[Tensor], rolls: Rolls, bias: Tensor, gate: Tensor, gate_bias: Tensor
 ) -> tuple[list[Tensor], Tensor]:
     """Return the derivatives by ``first`` and the gate from that by :func:`gated` (E, T, C) of the others."""
-    (num_edges, channels), taps = gate.shape, waves.shape[0]
-    is_bfloat16, *arguments = _gated(first, layout, waves, bias, gate, gate_bias)
+    (num_edges, channels), taps = gate.shape, rolls.waves.shape[0]
+    is_bfloat16, *arguments = _gated(first, rolls, bias, gate, gate_bias)
     _check(gradient, (num_edges, taps, channels), gate.dtype)
     of_first, of_gate = [torch.empty_like(u) for u in first], torch.empty_like(gate)
     addresses = (ctypes.c_void_p * len(of_first))(*(u.data_ptr() for u in of_first))
@@ -180,8 +184,9 @@ def gated_derivative(
 
 
 def _gated(
-    first: Sequence[Tensor], layout: Layout, waves: Tensor, bias: Tensor, gate: Tensor, gate_bias: Tensor
+    first: Sequence[Tensor], rolls: Rolls, bias: Tensor, gate: Tensor, gate_bias: Tensor
 ) -> tuple[Any, ...]:
+    waves, layout = rolls
     num_edges, channels = gate.shape
     for tensor, shape in ((gate, gate.shape), (bias, (channels,)), (gate_bias, (channels,))):
         _check(tensor, shape, gate.dtype)

@@ -65,7 +65,7 @@ def gated(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return _Gated.apply(taps, *tensors)
     inplace = inplace and taps.num_taps == 1
-    return kernels.gated(first, taps.first_layout, taps.waves.float(), *tensors[:3], inplace=inplace)
+    return kernels.gated(first, taps.rolls, *tensors[:3], inplace=inplace)
 
 
 def _gated_by_torch(
@@ -109,7 +109,7 @@ class _Gated(torch.autograd.Function):
     ) -> Tensor:
         ctx.taps = taps
         ctx.save_for_backward(bias, gate, gate_bias, *first)
-        return kernels.gated(first, taps.first_layout, taps.waves.float(), bias, gate, gate_bias)
+        return kernels.gated(first, taps.rolls, bias, gate, gate_bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -121,15 +121,8 @@ class _Gated(torch.autograd.Function):
             wanted = [x for x, need in zip((bias, gate, gate_bias, *first), needed, strict=True) if need]
             found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=True))
             return None, *(next(found) if need else None for need in needed)
-        of_first, of_gate = kernels.gated_derivative(
-            gradient.to(gate.dtype).contiguous(),
-            first,
-            taps.first_layout,
-            taps.waves.float(),
-            bias,
-            gate,
-            gate_bias,
-        )
+        gradient = gradient.to(gate.dtype).contiguous()
+        of_first, of_gate = kernels.gated_derivative(gradient, first, taps.rolls, bias, gate, gate_bias)
         # A bias adds to every roll, as the result for order 0 does.
         return None, of_first[0].flatten(0, -2).sum(0), of_gate, of_gate.sum(0), *of_first
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ocp_scn.kernels import Layout, Mean, Row
+from ocp_scn.kernels import Layout, Mean, Rolls, Row
 from ocp_scn.sphere import TableModule, kept_orders, num_coefficients
 
 
@@ -46,6 +46,11 @@ class OneTap(TableModule):
     def roll(self, first: Sequence[Tensor]) -> Tensor:
         """Return the map of the only roll (E, 1, H) from the map's result (E, H)."""
         return first[0].unsqueeze(1)
+
+    @property
+    def rolls(self) -> Rolls:
+        """The rolls for kernels, of the first map's results."""
+        return Rolls(self.waves.float(), self.first_layout)
 
     def average(self, values: Tensor) -> Tensor:
         """Return the coefficients (E, S, C') of the only roll (E, 1, S C')."""
@@ -144,6 +149,11 @@ class Taps(TableModule):
     def roll(self, first: Sequence[Tensor]) -> Tensor:
         """Return the map of each tap's roll (E, T, H) from the parts' results (E, 1, H), (E, 2, H), ..."""
         return self.waves @ torch.cat(list(first), dim=1)
+
+    @property
+    def rolls(self) -> Rolls:
+        """The rolls for kernels, of the parts' results."""
+        return Rolls(self.waves.float(), self.first_layout)
 
     def average(self, values: Tensor) -> Tensor:
         """Roll each tap's coefficients (E, T, S C') back and average the taps: (E, S, C')."""

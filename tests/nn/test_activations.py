@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 
 from ocp_scn import kernels
-from ocp_scn.nn.activations import average_of_activated, silu, silu_of_own
-from ocp_scn.nn.taps import Taps
+from ocp_scn.nn.activations import average_of_activated, gated, silu, silu_of_own
+from ocp_scn.nn.taps import OneTap, Taps
 from tests.kernels import needs_kernels
 
 
@@ -82,3 +82,27 @@ def no_kernels():
     """Switch kernels off."""
     with kernels.disabled():
         yield
+
+
+@needs_kernels
+@pytest.mark.parametrize("num_taps", [1, 4])
+def test_derivatives_of_gates(num_taps):
+    """Values, first and second derivatives by kernels, by every input, are torch's in float64."""
+    taps = OneTap(2, 1) if num_taps == 1 else Taps(2, 1, num_taps)
+    shapes = [(5, 6)] if num_taps == 1 else [(5, 1, 6), (5, 2, 6)]
+    inputs = [torch.randn(shape) for shape in ((6,), (5, 6), (6,), *shapes)]
+    weights = [torch.randn(x.shape) for x in inputs]
+    gradient = torch.randn(5, num_taps, 6)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        taps = taps.to(dtype)
+        bias, gate, gate_bias, *first = (own := [x.to(dtype).requires_grad_() for x in inputs])
+        result = gated(taps, first, bias, gate, gate_bias)
+        plain = torch.autograd.grad(result, own, gradient.to(dtype), retain_graph=True)
+        once = torch.autograd.grad(result, own, gradient.to(dtype), create_graph=True)
+        twice = torch.autograd.grad(
+            sum((d * w.to(dtype)).sum() for d, w in zip(once, weights, strict=True)), own
+        )
+        found.append([x.detach().double() for x in (result, *plain, *once, *twice)])
+    for by_kernel, exact in zip(*found, strict=True):
+        torch.testing.assert_close(by_kernel, exact, rtol=1e-5, atol=1e-5)
