@@ -41,9 +41,8 @@ def linears(
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x @ weight.T, like torch's function of this name, by :mod:`ocp_scn.nn.products`."""
-    as_matrix = x.flatten(0, -2)
-    (values,) = linears(_unchanged, weight, as_matrix)
-    return values.view(*x.shape[:-1], weight.shape[0])
+    (values,) = linears(_unchanged, weight, x if x.dim() == 2 else x.flatten(0, -2))
+    return values if x.dim() == 2 else values.view(*x.shape[:-1], weight.shape[0])
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

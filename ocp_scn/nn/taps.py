@@ -76,11 +76,13 @@ class ScalarInput(OneTap):
         self.layouts = tuple(in_order(1, end, 2) for end in range(2))
         self.blocks = torch.tensor([0, self.num_kept])
         stays = [order % taps.num_taps == 0 for _, order in kept_orders(lmax, mmax)]
+        self.all_stay = all(stays)
         self.register_table("stays", torch.tensor(stays, dtype=torch.float64)[:, None])
 
     def average(self, values: Tensor) -> Tensor:
         """Return the coefficients (E, S, C') of the mean of equal rolls, given one of them (E, 1, S C')."""
-        return super().average(values) * self.stays.to(values.dtype)
+        kept = super().average(values)
+        return kept if self.all_stay else kept * self.stays.to(values.dtype)
 
 
 class Taps(TableModule):

@@ -244,18 +244,16 @@ def test_switches(tmp_path):
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
         )
         assert done.stdout.split() == [printed]
-    # A copy of the package whose source is not what was compiled.
-    folder = tmp_path / "kernels"
-    folder.mkdir()
+    # A copy of the library and its source, which then is not what was compiled.
     for path in kernels.FOLDER.iterdir():
         if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import torch, kernels; "
-    code += "print(kernels.usable(torch.zeros(1)))"
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import torch, library; "
+    code += "print(library.usable(torch.zeros(1)))"
     for printed in ("True", "False"):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [printed]
-        with (folder / "ranges.h").open("a") as source:
+        with (tmp_path / "ranges.h").open("a") as source:
             source.write("\n")
 
 
