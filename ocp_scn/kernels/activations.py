@@ -13,6 +13,7 @@ from ocp_scn.kernels.library import call
 from ocp_scn.kernels.tensors import Layout, addressed, check, precision
 
 
+@torch.compiler.disable
 def silu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Tensor:
     """Return SiLU(x + bias), in the place of x if wanted.
 
@@ -26,6 +27,7 @@ def silu(x: Tensor, bias: Tensor | None = None, *, inplace: bool = False) -> Ten
     return result
 
 
+@torch.compiler.disable
 def silu_derivative(gradient: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return gradient * SiLU'(x + bias); the gradient is like x, the others as in :func:`silu`."""
     check(gradient, x.shape, x.dtype)
@@ -46,6 +48,7 @@ class Rolls(NamedTuple):
     layout: Layout
 
 
+@torch.compiler.disable
 def gated(
     first: Sequence[Tensor],
     rolls: Rolls,
@@ -77,6 +80,7 @@ def gated(
     return result
 
 
+@torch.compiler.disable
 def gated_derivative(
     gradient: Tensor, first: Sequence[Tensor], rolls: Rolls, bias: Tensor, gate: Tensor, gate_bias: Tensor
 ) -> tuple[list[Tensor], Tensor]:
@@ -133,6 +137,7 @@ class Mean(NamedTuple):
     partner: Tensor
 
 
+@torch.compiler.disable
 def average(values: Tensor, bias: Tensor, mean: Mean) -> Tensor:
     """Return the mean (E, S, C), float32, of SiLU(values + bias) over T rolls.
 
@@ -147,6 +152,7 @@ def average(values: Tensor, bias: Tensor, mean: Mean) -> Tensor:
     return result
 
 
+@torch.compiler.disable
 def average_derivative(gradient: Tensor, values: Tensor, bias: Tensor, mean: Mean) -> Tensor:
     """Return the derivative by values from that by their mean (E, S, C); the others as in :func:`average`."""
     num_edges, channels, *arguments = _rolled(values, bias, mean)

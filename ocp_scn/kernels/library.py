@@ -41,9 +41,14 @@ _ARGUMENTS = {
 
 def usable(*tensors: Tensor) -> bool:
     """Whether there are kernels for tensors of this kind, in this process and now."""
-    if _disabled or _library() is None:
+    if _disabled or _missing():
         return False
     return all(t.is_cpu and t.dtype in PRECISIONS for t in tensors)
+
+
+@torch.compiler.assume_constant_result
+def _missing() -> bool:
+    return _library() is None
 
 
 def instruction_sets() -> tuple[str, ...]:

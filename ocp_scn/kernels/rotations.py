@@ -31,6 +31,7 @@ class Rotations(NamedTuple):
         return Rotations(self.blocks[:, :1].contiguous(), 0, self.mmax)
 
 
+@torch.compiler.disable
 def turn(x: Tensor, atoms: Tensor, rotations: Rotations, parts: Sequence[Tensor], layout: Layout) -> None:
     """Turn signals of atoms into edge frames: row s of edge e becomes sum_k D_e[s, k] x[atoms[e], k].
 
@@ -48,6 +49,7 @@ def turn(x: Tensor, atoms: Tensor, rotations: Rotations, parts: Sequence[Tensor]
     call("turn", kind, *signal, *_rows(rotations), *places, atoms.shape[0], torch.get_num_threads())
 
 
+@torch.compiler.disable
 def sum_back(
     x: Tensor,
     edges: Tensor,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -84,8 +83,8 @@ class GridAggregation(TableModule):
     def _first_map(self, both: Tensor, of_bands: Sequence[Tensor], dim: int) -> Tensor:
         """Return the coefficients of the first map's output, without its bias."""
         borders = [0, *((self.lmax + 1 - j) ** 2 for j in reversed(range(self.num_bands)))]
-        ranges = zip(itertools.pairwise(borders), of_bands, strict=True)
-        parts = [linear(both.narrow(dim, start, stop - start), weight) for (start, stop), weight in ranges]
+        ranges = zip(borders[:-1], borders[1:], of_bands, strict=True)
+        parts = [linear(both.narrow(dim, start, stop - start), weight) for start, stop, weight in ranges]
         return joined(parts, dim)
 
     def _maps_of_bands(self) -> list[Tensor]:

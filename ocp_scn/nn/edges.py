@@ -55,9 +55,8 @@ class Receivers(NamedTuple):
     places: Tensor | None
     rows: Tensor
 
-    @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What :meth:`sum` takes beside values, apart so that a gradient can be taken by it."""
+        """Return what :meth:`sum` takes beside values, apart so that it can have gradients."""
         return (self.rows,)
 
     def sum(
@@ -96,9 +95,8 @@ class EdgeGroup(NamedTuple):
     target: End
     receivers: list[Receivers]
 
-    @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What :meth:`first_input` takes beside signals, apart so that a gradient can be taken by it."""
+        """Return what :meth:`first_input` takes beside signals, apart so that it can have gradients."""
         return self.source.rows, self.target.rows
 
     def first_input(self, taps: OneTap | Taps, x: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:

@@ -23,13 +23,15 @@ class KernelReceivers(NamedTuple):
         num_atoms: A''.
         num_edges: E''.
         target: which of these atoms each edge ends at; its rotations contain the envelope.
-        inputs: none; the frames of these edges have no derivative.
     """
 
     num_atoms: int
     num_edges: int
     target: Incidence
-    inputs: tuple[()] = ()
+
+    def inputs(self) -> tuple[()]:
+        """Return nothing: the frames of these edges have no derivative."""
+        return ()
 
     def sum(self, taps: OneTap | Taps, values: Tensor, bias: Tensor, *, inplace: bool) -> Tensor:
         """Do what :meth:`~ocp_scn.nn.edges.Receivers.sum` does."""
@@ -47,13 +49,15 @@ class KernelEdgeGroup(NamedTuple):
         edges: the range of the graph's edges, E'.
         ends: source and target, among all atoms.
         receivers: the target's atoms in ranges of fewer edges.
-        inputs: none; the frames of these edges have no derivative.
     """
 
     edges: slice
     ends: tuple[Incidence, ...]
     receivers: list[KernelReceivers]
-    inputs: tuple[()] = ()
+
+    def inputs(self) -> tuple[()]:
+        """Return nothing: the frames of these edges have no derivative."""
+        return ()
 
     def first_input(self, taps: OneTap | Taps, x: Tensor) -> tuple[Tensor, ...]:
         """Return what the first map of the messages multiplies, from the signals x (A, K, C) of all atoms."""

@@ -112,7 +112,7 @@ class MessageBlock(nn.Module):
             return at.sum(taps, values, *others, inplace=not torch.is_grad_enabled())  # nobody else has them
 
         first = linears(
-            partial(group.first_input, taps), self.fc1.weight, x, *group.inputs, blocks=taps.blocks
+            partial(group.first_input, taps), self.fc1.weight, x, *group.inputs(), blocks=taps.blocks
         )
         gate = (features, self.fc_features.weight, self.fc_features.bias, self.fc1.bias)
         (second,) = linears(hidden, self.fc2.weight, *gate, *first)
@@ -122,10 +122,10 @@ class MessageBlock(nn.Module):
         for at, part in zip(receivers, parts, strict=True):
             if taps.num_taps > 1 or self.fc3.in_features <= MAX_REPEATED:
                 last = (self.fc2.bias, self.fc3.weight, self.fc3.bias)
-                sums.append(recomputed(partial(summed_network, at), part, *last, *at.inputs))
+                sums.append(recomputed(partial(summed_network, at), part, *last, *at.inputs()))
             else:
                 (values,) = linears(activated, self.fc3.weight, part, self.fc2.bias)
-                sums.append(recomputed(partial(summed, at), values, self.fc3.bias, *at.inputs))
+                sums.append(recomputed(partial(summed, at), values, self.fc3.bias, *at.inputs()))
         return joined(sums)
 
 

@@ -73,9 +73,14 @@ def _prefers_onednn(x: Tensor) -> bool:
     )
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _onednn_is_faster() -> bool:
     """Whether this processor has AVX-512 and is none that MKL uses it on."""
+    return _has_avx512_without_mkl()
+
+
+@cache
+def _has_avx512_without_mkl() -> bool:
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
     try:
