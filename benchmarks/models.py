@@ -49,7 +49,7 @@ def build(name: str, **changes: Any) -> nn.Module:
 
     Args:
         name: ``ours t1-b1``, ``fairchem t4-b2``, …, ``eSCN`` or ``EquiformerV2``.
-        changes: further settings of our model.
+        changes: other settings of our model.
     """
     torch.manual_seed(0)
     kind, _, variant = name.partition(" ")
@@ -57,7 +57,7 @@ def build(name: str, **changes: Any) -> nn.Module:
         settings = {**PEERS[kind]}
         return registry.get_model_class(settings.pop("name"))(**settings)
     settings = {**SCN, **VARIANTS[variant]}
-    ours = registry.get_model_class("ocp_scn")(**settings, **changes)
+    ours = registry.get_model_class("ocp_scn")(**{**settings, **changes})
     if kind == "ours":
         return ours
     model = registry.get_model_class(BUILT_IN)(**settings)
