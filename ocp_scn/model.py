@@ -31,6 +31,7 @@ from ocp_scn.nn import (
     polynomial_envelope,
     sphere_samples,
 )
+from ocp_scn.ops.chunks import chunk_sizes
 from ocp_scn.sphere import TableModule, dense_rows, spherical_harmonics, wigner_rows
 from ocp_scn.state_dict import translate_state_dict
 
@@ -167,7 +168,11 @@ class SCN(TableModule):
         messages = list(self.edge_blocks[0].messages)
         envelope = polynomial_envelope(distance, self.config.cutoff) if self.config.smooth else None
         taps, mmax = [message.active_taps for message in messages], self.config.mmax
-        sizes: dict[str, Any] = {"num_atoms": num_atoms, "max_edges": [m.max_edges() for m in messages]}
+        at_once = chunk_sizes(frames.device)
+        sizes: dict[str, Any] = {
+            "num_atoms": num_atoms,
+            "max_edges": [m.max_edges(at_once) for m in messages],
+        }
         of_resolution = zip(frames.split(graph.sizes), messages, strict=True)
         rows = [wigner_rows(of_edges, message.lmax, mmax) for of_edges, message in of_resolution]
         if kernels.usable(frames) and not (frames.requires_grad or distance.requires_grad):

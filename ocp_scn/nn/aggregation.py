@@ -13,12 +13,8 @@ from torch.nn.functional import pad
 from ocp_scn.nn.activations import silu_of_own
 from ocp_scn.nn.products import input_major, large_products_pay
 from ocp_scn.nn.recompute import joined, linear, recomputed
+from ocp_scn.ops.chunks import chunk_sizes
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
-
-# Numbers in the largest tensor of the grid points that are computed at once.
-MAX_VALUES = 2**21
-# The same where derivatives are recorded: what a block computes again comes on top of all that is kept.
-MAX_VALUES_RECORDED = 3 * 2**19
 
 
 class GridAggregation(TableModule):
@@ -53,7 +49,8 @@ class GridAggregation(TableModule):
             x = pad(x, (0, 0, 0, messages.shape[1] - 1))
         # With coefficients ahead of atoms, a transform is one product, and else one an atom.
         dim = 0 if large_products_pay(x) else 1  # of the coefficients
-        most = MAX_VALUES_RECORDED if torch.is_grad_enabled() else MAX_VALUES
+        sizes = chunk_sizes(x.device)
+        most = sizes.grid_recorded if torch.is_grad_enabled() else sizes.grid
         blocks = max(1, math.ceil(len(x) / max(1, most // self.values_per_atom)))
         parts = zip(x.tensor_split(blocks), messages.tensor_split(blocks), strict=True)
         maps = [self.fc1.bias, *(tensor for fc in (self.fc2, self.fc3) for tensor in (fc.weight, fc.bias))]

@@ -14,13 +14,9 @@ from ocp_scn.nn.kernel_edges import KernelEdgeGroup, KernelReceivers
 from ocp_scn.nn.products import input_major
 from ocp_scn.nn.recompute import joined, linear, linears, recomputed
 from ocp_scn.nn.taps import OneTap, ScalarInput, Taps
+from ocp_scn.ops.chunks import ChunkSizes
 from ocp_scn.sphere import num_coefficients
 
-# Numbers that a tap of the edges that are computed at once has in its largest tensor: enough edges for
-# efficient matrix products, few enough for little memory.
-MAX_VALUES = 2**21
-# The same for all taps together where that tensor itself is computed: small enough for caches.
-MAX_LAST_VALUES = 2**21
 # The last map's values are by far the largest tensor. One tap's are kept for the backward pass unless the
 # width H, and with it what it costs to compute them again, is small; those of several taps never are.
 MAX_REPEATED = 512
@@ -73,10 +69,10 @@ class MessageBlock(nn.Module):
         """The taps of training or of evaluation."""
         return self.taps if self.training else self.eval_taps
 
-    def max_edges(self) -> tuple[int, int]:
+    def max_edges(self, sizes: ChunkSizes) -> tuple[int, int]:
         """Return how many edges to compute at once, and in the last map; memory is bounded by them."""
         last_values = self.active_taps.num_taps * self.fc3.out_features
-        return MAX_VALUES // self.fc3.out_features, MAX_LAST_VALUES // last_values
+        return sizes.message // self.fc3.out_features, sizes.last_map // last_values
 
     def forward(self, x: Tensor, features: Tensor, group: EdgeGroup | KernelEdgeGroup) -> Tensor:
         """Compute the messages of edges and their sums at the targets.
