@@ -1,1 +1,20 @@
-"""What the network computes with beyond torch's own operators."""
+"""The fused operators of the network: what torch's own ones compute too slowly.
+
+They are operators of torch (``torch.ops.ocp_scn``), with derivatives of first and second order. Their
+definitions, and the meaning of the arguments, are in :mod:`ocp_scn.ops.reference`, which runs on every device
+and in every dtype; CPUs have code in C++ and NVIDIA's GPUs in Triton.
+"""
+
+from ocp_scn.ops.library import operator
+
+node_to_edge = operator("node_to_edge")
+edge_to_node = operator("edge_to_node")
+edge_to_node_ = operator("edge_to_node_")
+wigner_gradient = operator("wigner_gradient")
+gate = operator("gate")
+gate_backward = operator("gate_backward")
+bias_silu = operator("bias_silu")
+bias_silu_ = operator("bias_silu_")
+bias_silu_backward = operator("bias_silu_backward")
+tap_mean = operator("tap_mean")
+tap_mean_backward = operator("tap_mean_backward")
