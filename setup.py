@@ -5,13 +5,13 @@ from zlib import crc32
 
 from setuptools import Extension, setup
 
-SOURCE, HEADER = "ocp_scn/kernels/kernels.cpp", "ocp_scn/kernels/ranges.h"
+SOURCE, HEADER = "ocp_scn/ops/cpu/kernels.cpp", "ocp_scn/ops/cpu/ranges.h"
 OPTIONS = ["-std=c++17", "-O3", "-g0", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 
 setup(
     ext_modules=[
         Extension(
-            "ocp_scn.kernels._compiled",
+            "ocp_scn.ops.cpu._compiled",
             [SOURCE],
             depends=["setup.py", HEADER],
             # By this number the package knows whether the compiled code is that of its sources.

@@ -13,29 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ocp_scn import kernels
-from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.config import SCNConfig
 from ocp_scn.graph import Graph
 from ocp_scn.nn import (
     EdgeFeatures,
-    EdgeGroup,
+    Edges,
     GridAggregation,
-    KernelEdgeGroup,
     MessageBlock,
     RadialBasis,
     SphereReadout,
-    group_edges,
-    group_edges_for_kernels,
-    joined,
     polynomial_envelope,
     sphere_samples,
+    split_edges,
 )
 from ocp_scn.ops.chunks import chunk_sizes
-from ocp_scn.sphere import TableModule, dense_rows, spherical_harmonics, wigner_rows
+from ocp_scn.ops.sums import segment_sum
+from ocp_scn.sphere import TableModule, packed_wigner, spherical_harmonics
 from ocp_scn.state_dict import translate_state_dict
-
-EdgeGroups = Sequence[Sequence[EdgeGroup | KernelEdgeGroup]]  # of each resolution
 
 
 class EdgeBlock(nn.Module):
@@ -74,21 +68,22 @@ class EdgeBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, elements: tuple[Tensor, Tensor], radial: Tensor, groups: EdgeGroups
+        self, x: Tensor, elements: tuple[Tensor, Tensor], radial: Tensor, edges: Sequence[Edges]
     ) -> Tensor:
-        """Return the layer's update (A, K, C) of the signals x, (A, K, C) or (A, 1, C).
+        """Return the layer's update (A, K, C) of the signals x, (A, K, C), or (A, 1, C) before the first layer.
 
         Args:
             x: the signals.
             elements: (E,) atomic numbers of the sources, and of the targets.
             radial: (E, R) radial basis of the edges.
-            groups: the edges of each resolution.
+            edges: those of each resolution.
         """
-        features = self.edge_features(radial, *elements)  # (E, F)
+        features = self.edge_features(radial, *elements).split([len(of.wigner) for of in edges])  # (E_r, F)
         x = self.downsample(x)  # (A, K, C')
+        scalars = x.shape[1] == 1
         total, *others = (
-            joined([message(x, features[group.edges], group) for group in of_resolution])
-            for message, of_resolution in zip(self.messages, groups, strict=True)
+            message(x, *of_resolution, scalars=scalars)
+            for message, *of_resolution in zip(self.messages, features, edges, strict=True)
         )  # (A, K_r, C') each, the first one with all K coefficients
         for sums in others:
             total.narrow(1, 0, sums.shape[1]).add_(sums)
@@ -123,7 +118,6 @@ class SCN(TableModule):
         self.register_table("force_weights", weights[:, None] * samples)  # (N, 3)
         self.register_table("harmonics", spherical_harmonics(samples, config.lmax))  # (N, K)
         translate_state_dict(self)
-        keep_freed_memory()
 
     def forward(
         self, elements: Tensor, graph: Graph, frames: Tensor, system: Tensor, num_systems: int
@@ -143,18 +137,18 @@ class SCN(TableModule):
         """
         distance = graph.vec.norm(dim=-1)
         radial = self.distance_expansion(distance)  # (E, R)
-        groups = self._edge_groups(graph, frames, distance, len(elements))
+        edges = self._edges(graph, frames, distance, len(elements))
         embedding = self.sphere_embedding(elements)  # (A, C)
         ends = elements[graph.source], elements[graph.target]
         x = embedding[:, None]  # (A, 1, C), the coefficient (0, 0); from the first layer on (A, K, C)
         with self._precision(x.device.type):
             for k, block in enumerate(self.edge_blocks):
-                update = block(x, ends, radial, groups).to(x.dtype)
+                update = block(x, ends, radial, edges).to(x.dtype)
                 x = update if k == 0 else x + update
 
         values = self.harmonics @ x  # (A, N, C)
         per_atom = self.energy_head(values) @ self.energy_weights  # (A,)
-        energy = embedding.new_zeros(num_systems).index_add_(0, system, per_atom.to(embedding))
+        energy = segment_sum(per_atom.to(embedding), system, num_systems)
         return energy, None if self.force_head is None else self.force_head(values) @ self.force_weights
 
     def _precision(self, device: str) -> AbstractContextManager[Any]:
@@ -163,22 +157,17 @@ class SCN(TableModule):
             return nullcontext()  # that of the weights, or of an autocast around the model
         return torch.autocast(device, dtype=torch.bfloat16)
 
-    def _edge_groups(self, graph: Graph, frames: Tensor, distance: Tensor, num_atoms: int) -> EdgeGroups:
+    def _edges(self, graph: Graph, frames: Tensor, distance: Tensor, num_atoms: int) -> list[Edges]:
         """Return the edges of each resolution with what all layers need to turn signals."""
-        messages = list(self.edge_blocks[0].messages)
         envelope = polynomial_envelope(distance, self.config.cutoff) if self.config.smooth else None
-        taps, mmax = [message.active_taps for message in messages], self.config.mmax
-        at_once = chunk_sizes(frames.device)
-        sizes: dict[str, Any] = {
-            "num_atoms": num_atoms,
-            "max_edges": [m.max_edges(at_once) for m in messages],
-        }
-        of_resolution = zip(frames.split(graph.sizes), messages, strict=True)
-        rows = [wigner_rows(of_edges, message.lmax, mmax) for of_edges, message in of_resolution]
-        if kernels.usable(frames) and not (frames.requires_grad or distance.requires_grad):
-            blocks = [torch.cat([block.flatten(1) for block in of_edges], dim=1).float() for of_edges in rows]
-            rotations = [kernels.Rotations(b, m.lmax, mmax) for b, m in zip(blocks, messages, strict=True)]
-            return group_edges_for_kernels(graph, rotations, envelope, taps=taps, **sizes)
-        dense = [dense_rows(of_edges) for of_edges in rows]
-        ordered = [d if t.by_order is None else d[:, t.by_order] for d, t in zip(dense, taps, strict=True)]
-        return group_edges(graph, ordered, envelope, **sizes)
+        sizes, found = chunk_sizes(frames.device), []
+        of_resolution = [t.split(graph.sizes) for t in (graph.source, graph.target, frames)]
+        for r, (source, target, of_edges) in enumerate(zip(*of_resolution, strict=True)):
+            message = self.edge_blocks[0].messages[r]
+            wigner = packed_wigner(of_edges, message.lmax, message.mmax)
+            back = wigner if envelope is None else wigner * envelope.split(graph.sizes)[r][:, None]
+            chunks = split_edges(
+                source, target, num_atoms, message.max_edges(sizes), recorded=torch.is_grad_enabled()
+            )
+            found.append(Edges(wigner, back, chunks))
+        return found

@@ -23,12 +23,11 @@ from ocp_scn.sphere import (
     kept_orders,
     num_coefficients,
     polar_rotation,
-    rotate_back,
-    rotate_rows,
     spherical_harmonics,
     spiral_points,
     wigner_rows,
 )
+from tests.messages import rotate_back, rotate_rows
 from tests.messages import edge_messages
 from tests.weights import strengthen
 
@@ -201,9 +200,11 @@ def test_c12_bands():
             cut[:, (LMAX - j + 1) ** 2 :] = 0
             on_grid.append(block.to_grid @ cut)
     expected = torch.cat(on_grid, dim=-1) @ block.fc1.weight.T
-    both, maps = torch.cat([x, messages], dim=-1), block._maps_of_bands()
+    both, update = torch.cat([x, messages], dim=-1), block._update(x)
+    maps = update._maps_of_bands(block.fc1.weight)
     for dim in (0, 1):  # of the coefficients
-        found = block._first_map(both.transpose(1, dim), maps, dim).transpose(1, dim)
+        step = update._replace(dim=dim)
+        found = step._first_map(both.transpose(1, dim), maps, block.fc1.bias).transpose(1, dim)
         assert torch.allclose(block.to_grid @ found, expected)
 
 

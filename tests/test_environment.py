@@ -226,8 +226,8 @@ def test_a_fresh_checkout_in_the_same_place_gets_its_kernels(environment, tmp_pa
     for name in (
         "tools/environment.sh",
         "setup.py",
-        "ocp_scn/kernels/kernels.cpp",
-        "ocp_scn/kernels/ranges.h",
+        "ocp_scn/ops/cpu/kernels.cpp",
+        "ocp_scn/ops/cpu/ranges.h",
         *REQUIREMENTS,
     ):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ def test_a_fresh_checkout_in_the_same_place_gets_its_kernels(environment, tmp_pa
         environment.calls()
         if compiled:
             suffix = sysconfig.get_config_var("EXT_SUFFIX")
-            (checkout / f"ocp_scn/kernels/_compiled{suffix}").touch()
+            (checkout / f"ocp_scn/ops/cpu/_compiled{suffix}").touch()
         assert environment.run(script=script).returncode == 0
         assert len(environment.calls()) == calls
 

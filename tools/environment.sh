@@ -154,13 +154,13 @@ END
 # A fresh checkout in the place of another one has no kernels yet.
 kernels_there() {
     local python=${version%.*}
-    compgen -G "$root/ocp_scn/kernels/_compiled.cpython-${python/./}-*.so" >/dev/null ||
+    compgen -G "$root/ocp_scn/ops/cpu/_compiled.cpython-${python/./}-*.so" >/dev/null ||
         ! command -v "${CXX:-c++}" >/dev/null
 }
 
 kernels_work() (
     cd /
-    "$py" -c 'import sys, torch; from ocp_scn import kernels; sys.exit(not kernels.usable(torch.zeros(1)))'
+    "$py" -c 'import sys, torch; from ocp_scn.ops import cpu; sys.exit(not cpu.compiled())'
 )
 
 link() { step "this checkout" pip_install --no-deps --no-build-isolation -e "$root"; }
@@ -192,7 +192,7 @@ version=$("$py" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev
 # The stamp's first line says what is installed, its second which checkout is linked, with which kernels.
 old_key='' old_link=''
 key="$version $(cat "$requirements"/*.txt "${BASH_SOURCE[0]}" | cksum)"
-link="$root $(cat "$root/setup.py" "$root"/ocp_scn/kernels/*.{cpp,h} | cksum)"
+link="$root $(cat "$root/setup.py" "$root"/ocp_scn/ops/cpu/*.{cpp,h} | cksum)"
 if [[ -f $stamp ]]; then
     { read -r old_key; read -r old_link; } <"$stamp" || true
     [[ $old_key == "$key" && $old_link == "$link" ]] && kernels_there && exit

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from ocp_scn.nn.activations import silu
+from ocp_scn.nn.activations import silu_of_own
 from ocp_scn.sphere import density_weights, gauss_quadrature, scale_points, spiral_points
 
 
@@ -43,4 +44,6 @@ class SphereReadout(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return (A, N) numbers from the signals at N points, (A, N, C)."""
-        return self.fc3(silu(self.fc2(silu(self.fc1(values))))).squeeze(-1)
+        h = silu_of_own(linear(values, self.fc1.weight), self.fc1.bias)
+        h = silu_of_own(linear(h, self.fc2.weight), self.fc2.bias)
+        return self.fc3(h).squeeze(-1)

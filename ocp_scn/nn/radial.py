@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, threshold
+from torch.nn.functional import embedding, silu, threshold
 
-from ocp_scn.nn.activations import silu, silu_of_own
-from ocp_scn.nn.recompute import linear, recomputed
+from ocp_scn import ops
+from ocp_scn.nn.activations import silu_of_own
+from ocp_scn.nn.recompute import recomputed
+from ocp_scn.ops.products import product, product_dtype
 from ocp_scn.sphere import TableModule
 
 
@@ -85,12 +89,43 @@ class EdgeFeatures(nn.Module):
 
     def forward(self, radial: Tensor, source_element: Tensor, target_element: Tensor) -> Tensor:
         """Return (E, F) features from basis values (E, R) and the ends' atomic numbers (E,)."""
-
-        def features(radial: Tensor, *weights: Tensor) -> Tensor:
-            of_source, of_target, w1, b1, w2, b2 = weights
-            elements = embedding(source_element, of_source) + embedding(target_element, of_target)
-            return silu_of_own(linear(silu_of_own(linear(radial, w1) + elements, b1), w2), b2)
-
         weights = [self.source_embedding.weight, self.target_embedding.weight]
         weights += [self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias]
-        return recomputed(features, radial, *weights)
+        return recomputed(_Features(source_element, target_element, product_dtype(radial)), radial, *weights)
+
+
+class _Features(NamedTuple):
+    """What :class:`EdgeFeatures` computes, for edges between some elements."""
+
+    source: Tensor
+    target: Tensor
+    dtype: torch.dtype  # of matrix products
+
+    def forward(self, radial: Tensor, *weights: Tensor, keep: list[Tensor] | None = None) -> Tensor:
+        of_source, of_target, w1, b1, w2, b2 = weights
+        first = self._first(radial, of_source, of_target, w1)
+        return silu_of_own(product(silu_of_own(first, b1), w2.to(self.dtype)), b2)
+
+    def vjp(
+        self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], *inputs: Tensor
+    ) -> Sequence[Tensor | None]:
+        radial, of_source, of_target, w1, b1, w2, b2 = inputs
+        first = self._first(radial, of_source, of_target, w1)
+        h, w1_, w2_ = ops.bias_silu(first, b1), w1.to(self.dtype), w2.to(self.dtype)
+        of_second = ops.bias_silu_backward(gradient, product(h, w2_), b2)
+        of_first = ops.bias_silu_backward(product(of_second, w2_.mT), first, b1)
+        elements = of_first.to(of_source.dtype)
+        return [
+            product(of_first, w1_.mT).to(radial.dtype) if needed[0] else None,
+            torch.zeros_like(of_source).index_add_(0, self.source, elements),
+            torch.zeros_like(of_target).index_add_(0, self.target, elements),
+            product(of_first.mT, radial.to(self.dtype).mT).to(w1.dtype),
+            elements.sum(0).to(b1.dtype),
+            product(of_second.mT, h.mT).to(w2.dtype),
+            of_second.sum(0).to(b2.dtype),
+        ]
+
+    def _first(self, radial: Tensor, of_source: Tensor, of_target: Tensor, w1: Tensor) -> Tensor:
+        elements = embedding(self.source, of_source) + embedding(self.target, of_target)
+        found = product(radial.to(self.dtype), w1.to(self.dtype))
+        return found + elements if torch.is_grad_enabled() else found.add_(elements)

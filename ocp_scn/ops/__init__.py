@@ -5,7 +5,12 @@ definitions, and the meaning of the arguments, are in :mod:`ocp_scn.ops.referenc
 and in every dtype; CPUs have code in C++ and NVIDIA's GPUs in Triton.
 """
 
-from ocp_scn.ops.library import operator
+from ocp_scn.ops import cpu
+from ocp_scn.ops.cpu import operators
+from ocp_scn.ops.library import implement, operator
+
+if cpu.compiled():
+    implement("CPU", operators)
 
 node_to_edge = operator("node_to_edge")
 edge_to_node = operator("edge_to_node")

@@ -56,22 +56,22 @@ class _Fakes:
 
     @staticmethod
     def node_to_edge(x: Tensor, wigner: Tensor, atom: Tensor, row: Tensor, *rest: Any) -> Tensor:
-        return x.new_empty(atom.shape[0], row.numel(), x.shape[2], dtype=rest[-1])
+        return x.new_empty(atom.shape[0] * row.shape[0] * row.shape[1], x.shape[2], dtype=rest[-1])
 
     @staticmethod
     def edge_to_node(
         v: Tensor, wigner: Tensor, atom: Tensor, row: Tensor, order: Tensor | None, starts: Tensor, *rest: int
     ) -> Tensor:
-        return wigner.new_empty(starts.shape[0] - 1, rest[-1], v.shape[2])
+        return wigner.new_empty(starts.shape[0] - 1, rest[-1], v.shape[1])
 
     @staticmethod
     def edge_to_node_(sums: Tensor, v: Tensor, *rest: Any) -> None:
         return None
 
     @staticmethod
-    def wigner_gradient(v: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    def wigner_gradient(v: Tensor, x: Tensor, atom: Tensor, *rest: Any) -> Tensor:
         *_, lmax, mmax, dtype = rest
-        return v.new_empty(v.shape[0], reference.packed_size(lmax, mmax), dtype=dtype)
+        return v.new_empty(atom.shape[0], reference.packed_size(lmax, mmax), dtype=dtype)
 
     @staticmethod
     def gate(

@@ -3,7 +3,7 @@
 Rotations between atoms and edge frames are one trilinear form,
 
     T(v, D, x) = sum over edges e, ends j, kept coefficients s, coefficients k and channels c of
-                 v[e, row[j, s], c] D_e[s, k] x[atom[e, j], k, c],
+                 v[r(e, j, s), c] D_e[s, k] x[atom[e, j], k, c],
 
 whose derivatives by v, x and D are :func:`node_to_edge`, :func:`edge_to_node` and :func:`wigner_gradient`.
 The derivatives of each of the three are the other two.
@@ -11,9 +11,13 @@ The derivatives of each of the three are the other two.
 Shapes: A atoms, E edges with n ends (one or both), S coefficients with \\|m\\| <= mmax of degrees up to
 lmax, K >= (lmax + 1)**2 coefficients of a signal, C channels; T taps, H hidden channels. ``wigner`` (E, B)
 has the rows \\|m\\| <= mmax of each edge's Wigner matrices, degree by degree
-(2 min(l, mmax) + 1) x (2 l + 1). ``row`` (n, S) is where coefficient s of end j lies among the n S of an
-edge, a permutation. ``order`` (E n,) lists e n + j atom by atom (None: 0, 1, 2, ...), and ``starts`` (A + 1,)
-says where those of each atom begin.
+(2 min(l, mmax) + 1) x (2 l + 1). ``order`` (E n,) lists e n + j atom by atom (None: 0, 1, 2, ...), and
+``starts`` (A + 1,) says where those of each atom begin.
+
+The rows of ``v`` (E n S, C) lie in parts, each of which has the same number of rows of every edge: ``row``
+(n, S, 3) says of coefficient s of end j how many rows of an edge the parts before have, how many this part has,
+and which of these it is. So r(e, j, s) = E before + e size + which, and every row has one coefficient. A part is
+a matrix that a linear map can multiply as it is.
 """
 
 from __future__ import annotations
@@ -38,16 +42,16 @@ def node_to_edge(
     mmax: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Turn atoms' signals x (A, K, C) into the frames of their edges: (E, n S, C) of a dtype.
+    """Turn atoms' signals x (A, K, C) into the frames of their edges: (E n S, C) of a dtype.
 
     ``atom`` (E, n) are the ends; ``order`` and ``starts`` sort them for the derivative and may be None.
     """
-    size, n = (lmax + 1) ** 2, atom.shape[1]
     dense = dense_wigner(wigner, lmax, mmax)  # (E, S, K')
-    signals = x[:, :size].to(wigner.dtype)
+    signals = x[:, : (lmax + 1) ** 2].to(wigner.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        turned = [dense @ signals[atom[:, j]] for j in range(n)]  # (E, S, C) each
-    return torch.cat(turned, dim=1)[:, row.flatten().argsort()].to(dtype)
+        turned = dense[:, None] @ signals[atom]  # (E, n, S, C)
+    v = x.new_empty(atom.shape[0] * row.shape[0] * row.shape[1], x.shape[2], dtype=dtype)
+    return v.index_copy_(0, rows_of_edges(row, atom.shape[0]).flatten(), turned.flatten(0, 2).to(dtype))
 
 
 def edge_to_node(
@@ -61,8 +65,8 @@ def edge_to_node(
     mmax: int,
     num_coefficients: int,
 ) -> Tensor:
-    """Turn edges' coefficients v (E, n S, C) back and sum them at atoms: (A, num_coefficients, C)."""
-    sums = wigner.new_zeros(starts.shape[0] - 1, num_coefficients, v.shape[2])
+    """Turn edges' coefficients v (E n S, C) back and sum them at atoms: (A, num_coefficients, C)."""
+    sums = wigner.new_zeros(starts.shape[0] - 1, num_coefficients, v.shape[1])
     edge_to_node_(sums, v, wigner, atom, row, order, starts, lmax, mmax)
     return sums
 
@@ -80,11 +84,10 @@ def edge_to_node_(
 ) -> None:
     """Add what :func:`edge_to_node` returns to sums (A, K, C)."""
     dense = dense_wigner(wigner, lmax, mmax)
-    here = sums[:, : (lmax + 1) ** 2]
+    values = v[rows_of_edges(row, atom.shape[0])].to(wigner.dtype)  # (E, n, S, C)
     with torch.autocast(v.device.type, enabled=False):
-        for j in range(atom.shape[1]):
-            back = dense.mT @ v[:, row[j]].to(wigner.dtype)
-            here.index_add_(0, atom[:, j], back)
+        back = (dense.mT[:, None] @ values).flatten(0, 1)  # (E n, K', C)
+    sums[:, : (lmax + 1) ** 2].index_add_(0, atom.flatten(), back)
 
 
 def wigner_gradient(
@@ -100,18 +103,30 @@ def wigner_gradient(
 ) -> Tensor:
     """Return the derivative (E, B) of T by the Wigner matrices; the others as above."""
     signals = x[:, : (lmax + 1) ** 2].to(dtype)
+    values = v[rows_of_edges(row, atom.shape[0])].to(dtype)  # (E, n, S, C)
     with torch.autocast(v.device.type, enabled=False):
-        parts = [v[:, row[j]].to(dtype) @ signals[atom[:, j]].mT for j in range(atom.shape[1])]
-    dense = sum(parts[1:], start=parts[0])  # (E, S, K')
-    return dense.flatten(1)[:, _packed(lmax, mmax, v.device)]
+        dense = (values @ signals[atom].mT).sum(1)  # (E, S, K')
+    return dense.flatten(1)[:, packed_places(lmax, mmax, v.device)]
+
+
+def rows_of_edges(row: Tensor, num_edges: int) -> Tensor:
+    """Return r (E, n, S), the row of each edge's coefficients."""
+    before, size, which = row.unbind(-1)
+    edge = torch.arange(num_edges, device=row.device)[:, None, None]
+    return before * num_edges + edge * size + which
 
 
 def dense_wigner(wigner: Tensor, lmax: int, mmax: int) -> Tensor:
     """Return packed Wigner matrices (E, B) as block-diagonal ones (E, S, (lmax + 1)**2)."""
     size = (lmax + 1) ** 2
-    kept = sum(2 * min(degree, mmax) + 1 for degree in range(lmax + 1))
+    kept = kept_size(lmax, mmax)
     dense = wigner.new_zeros(wigner.shape[0], kept * size)
-    return dense.index_copy(1, _packed(lmax, mmax, wigner.device), wigner).unflatten(1, (kept, size))
+    return dense.index_copy(1, packed_places(lmax, mmax, wigner.device), wigner).unflatten(1, (kept, size))
+
+
+def kept_size(lmax: int, mmax: int) -> int:
+    """Return S, the coefficients with \\|m\\| <= mmax."""
+    return sum(2 * min(degree, mmax) + 1 for degree in range(lmax + 1))
 
 
 def packed_size(lmax: int, mmax: int) -> int:
@@ -120,7 +135,7 @@ def packed_size(lmax: int, mmax: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _packed(lmax: int, mmax: int, device: torch.device) -> Tensor:
+def packed_places(lmax: int, mmax: int, device: torch.device) -> Tensor:
     """Return where each packed number lies in a flattened block-diagonal matrix, (B,)."""
     size, places, s = (lmax + 1) ** 2, [], 0
     for degree in range(lmax + 1):

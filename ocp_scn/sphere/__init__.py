@@ -15,10 +15,9 @@ from ocp_scn.sphere.quadrature import density_weights, gauss_quadrature, scale_p
 from ocp_scn.sphere.rotation import (
     dense_rows,
     edge_frames,
+    packed_wigner,
     polar_rotation,
     random_rolls,
-    rotate_back,
-    rotate_rows,
     wigner_rows,
 )
 from ocp_scn.sphere.tables import TableModule, default_dtype
@@ -35,10 +34,9 @@ __all__ = [
     "grid_to_coefficients",
     "kept_orders",
     "num_coefficients",
+    "packed_wigner",
     "polar_rotation",
     "random_rolls",
-    "rotate_back",
-    "rotate_rows",
     "scale_points",
     "spherical_harmonics",
     "spiral_points",

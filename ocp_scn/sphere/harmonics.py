@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -46,31 +47,55 @@ def spherical_harmonics(points: Tensor, lmax: int, mmax: int | None = None) -> T
     Returns:
         (..., S) values in the order of :func:`kept_orders`; S = (lmax + 1)**2 if ``mmax`` is None.
     """
+    x, y, z = points.unsqueeze(-2).unbind(-1)
+    return harmonics_in_rows(x, y, z, lmax, mmax).squeeze(-1)
+
+
+def harmonics_in_rows(x: Tensor, y: Tensor, z: Tensor, lmax: int, mmax: int | None = None) -> Tensor:
+    """Return :func:`spherical_harmonics` of points x, y, z (..., P), harmonic by harmonic: (..., S, P)."""
     mmax = lmax if mmax is None else min(mmax, lmax)
-    x, y, z = points.unbind(-1)
-    r2 = x * x + y * y + z * z
-
-    values: dict[tuple[int, int], Tensor] = {}
+    a, b, starts, column, azimuth, norm = _recurrence(lmax, mmax, y.dtype, y.device)
+    y, z = y.unsqueeze(-2), z.unsqueeze(-2)  # (..., 1, P)
+    x = x.unsqueeze(-2)
+    polar_y = a * y.unsqueeze(-3)  # (..., L + 1, M + 1, P)
+    polar_r = b * (x * x + y * y + z * z).unsqueeze(-3)
+    before, current = torch.zeros_like(y), starts[0].expand(*y.shape[:-2], mmax + 1, y.shape[-1])
+    polar = [current]
+    for degree in range(1, lmax + 1):
+        upper = torch.addcmul(starts[degree], polar_r.select(-3, degree), before)
+        before, current = current, torch.addcmul(upper, polar_y.select(-3, degree), current)
+        polar.append(current)
     cosine, sine = torch.ones_like(x), torch.zeros_like(x)  # Re and Im of (z + i x)^m
+    waves = [cosine]
+    for m in range(1, mmax + 1):
+        cosine, sine = (z, x) if m == 1 else (z * cosine - x * sine, z * sine + x * cosine)
+        waves += [cosine, sine]
+    of_degrees = torch.cat(polar, dim=-2).index_select(-2, column)  # (..., S, P)
+    if mmax == 0:
+        return norm * of_degrees
+    return norm * of_degrees * torch.cat(waves, dim=-2).index_select(-2, azimuth)
+
+
+@lru_cache(maxsize=64)
+def _recurrence(lmax: int, mmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Return the tables of the recurrence Q_lm = starts + a y Q_(l-1)m + b r^2 Q_(l-2)m.
+
+    Its factors a, b and starts are (L + 1, M + 1, 1), degree by order. Then come where each harmonic finds its
+    degree and order, and its wave, among those (S,), and its norm (S, 1).
+    """
+    a, b, starts = torch.zeros(3, lmax + 1, mmax + 1, 1, dtype=torch.float64)
     for m in range(mmax + 1):
-        for degree, polar in _legendre(y, r2, lmax, m):
-            norm = _norm(degree, m)
-            values[degree, m] = norm * polar * cosine
-            if m > 0:
-                values[degree, -m] = norm * polar * sine
-        cosine, sine = z * cosine - x * sine, z * sine + x * cosine
-    return torch.stack([values[pair] for pair in kept_orders(lmax, mmax)], dim=-1)
-
-
-def _legendre(y: Tensor, r2: Tensor, lmax: int, m: int) -> list[tuple[int, Tensor]]:
-    """Return (degree, Q_lm(y, r^2)) for the degrees m..lmax."""
-    previous, current = torch.zeros_like(y), torch.full_like(y, math.prod(range(1, 2 * m, 2)))
-    result = [(m, current)]
-    for degree in range(m + 1, lmax + 1):
-        following = (2 * degree - 1) * y * current - (degree + m - 1) * r2 * previous
-        previous, current = current, following / (degree - m)
-        result.append((degree, current))
-    return result
+        starts[m, m] = math.prod(range(1, 2 * m, 2))
+        for degree in range(m + 1, lmax + 1):
+            a[degree, m] = (2 * degree - 1) / (degree - m)
+            b[degree, m] = -(degree + m - 1) / (degree - m)
+    orders = kept_orders(lmax, mmax)
+    column = torch.tensor([degree * (mmax + 1) + abs(m) for degree, m in orders])
+    azimuth = torch.tensor([0 if m == 0 else 2 * abs(m) - (m > 0) for _, m in orders])
+    norm = torch.tensor([[_norm(degree, abs(m))] for degree, m in orders], dtype=torch.float64)
+    with torch.inference_mode(False):
+        floats = (table.to(device, dtype) for table in (a, b, starts))
+        return *floats, column.to(device), azimuth.to(device), norm.to(device, dtype)
 
 
 def _norm(degree: int, m: int) -> float:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ocp_scn.sphere.harmonics import spherical_harmonics
+from ocp_scn.sphere.harmonics import harmonics_in_rows, kept_orders, spherical_harmonics
 from ocp_scn.sphere.quadrature import spiral_points
 
 # Beyond this value of the polar component the second chart of `edge_frames` is used.
 _CHART_BORDER = -0.9
+# Frames whose Wigner matrices are computed at once, so that memory is bounded.
+_MAX_FRAMES = 2**15
 
 
 def edge_frames(edge_vec: Tensor, roll: Tensor) -> Tensor:
@@ -72,9 +74,6 @@ def polar_rotation(angle: Tensor) -> Tensor:
 def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
     """Return the rows |m| <= ``mmax`` of the Wigner matrices D_l(R), one block a degree.
 
-    D_l(R) maps Y_l(p) to Y_l(R p) for every point p. With a few fixed points P, spread well over
-    the sphere, D_l(R) = Y_l(R P)^T pinv(Y_l(P))^T: a polynomial in the entries of R.
-
     Args:
         frames: (E, 3, 3) proper rotations.
         lmax: largest degree, inclusive.
@@ -83,11 +82,27 @@ def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
     Returns:
         lmax + 1 tensors; number l has the shape (E, 2 min(l, mmax) + 1, 2 l + 1).
     """
-    points, inverses = _fit_points(lmax, frames.dtype, frames.device)
-    turned = points @ frames.mT  # (E, P, 3)
-    values = spherical_harmonics(turned, lmax, mmax).mT  # (E, S, P)
-    sizes = [2 * min(degree, mmax) + 1 for degree in range(lmax + 1)]
-    return [block @ inverse for block, inverse in zip(values.split(sizes, dim=1), inverses, strict=True)]
+    shapes = [(2 * min(degree, mmax) + 1, 2 * degree + 1) for degree in range(lmax + 1)]
+    blocks = packed_wigner(frames, lmax, mmax).split([rows * columns for rows, columns in shapes], dim=1)
+    return [block.unflatten(1, shape) for block, shape in zip(blocks, shapes, strict=True)]
+
+
+def packed_wigner(frames: Tensor, lmax: int, mmax: int) -> Tensor:
+    """Return the numbers (E, B) of :func:`wigner_rows`, block after block.
+
+    D_l(R) maps Y_l(p) to Y_l(R p) for every point p. With a few fixed points P, spread well over
+    the sphere, D_l(R) = Y_l(R P)^T pinv(Y_l(P))^T: a polynomial in the entries of R.
+    """
+    points, inverse, places = _fit_points(lmax, mmax, frames.dtype, frames.device)
+    return torch.cat([_fit(part, points, inverse, places, lmax, mmax) for part in frames.split(_MAX_FRAMES)])
+
+
+def _fit(
+    frames: Tensor, points: Tensor, inverse: Tensor, places: Tensor, lmax: int, mmax: int
+) -> Tensor:
+    values = harmonics_in_rows(*(frames @ points.mT).unbind(1), lmax, mmax)  # (E, S, P)
+    products = values @ inverse  # (E, S, K), of which the blocks on the diagonal are wanted
+    return products.flatten(1).index_select(1, places)
 
 
 def dense_rows(rows: Sequence[Tensor]) -> Tensor:
@@ -95,24 +110,6 @@ def dense_rows(rows: Sequence[Tensor]) -> Tensor:
     size = len(rows) ** 2
     padded = [pad(block, (degree**2, size - (degree + 1) ** 2)) for degree, block in enumerate(rows)]
     return torch.cat(padded, dim=1)
-
-
-def rotate_rows(rows: Sequence[Tensor], coefficients: Tensor) -> Tensor:
-    """Turn signals into the edge frames and keep the orders of ``rows``.
-
-    Args:
-        rows: blocks of :func:`wigner_rows` for the degrees 0..L.
-        coefficients: (E, (L + 1)**2, C).
-
-    Returns:
-        (E, S, C) in the order of :func:`~ocp_scn.sphere.kept_orders`.
-    """
-    return dense_rows(rows) @ coefficients
-
-
-def rotate_back(rows: Sequence[Tensor], kept: Tensor) -> Tensor:
-    """Turn kept orders (E, S, C) back from the edge frames: (E, (L + 1)**2, C), all orders."""
-    return dense_rows(rows).mT @ kept
 
 
 def _shortest_to_pole(direction: Tensor) -> Tensor:
@@ -143,14 +140,16 @@ def _generic_rotation(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _fit_points(lmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return fit points (P, 3) and, for each degree, pinv(Y_l(P))^T as (P, 2 l + 1)."""
+def _fit_points(
+    lmax: int, mmax: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return fit points (P, 3), pinv(Y_l(P))^T of all degrees side by side (P, K), and where blocks lie (B,)."""
     # 40 points give condition numbers up to 4.1 for l <= 10; 20 points the same for l <= 6.
     with torch.inference_mode(False):
-        points = spiral_points(20 if lmax <= 6 else 40)
+        points, size = spiral_points(20 if lmax <= 6 else 40), (lmax + 1) ** 2
         values = spherical_harmonics(points, lmax)
-        inverses = tuple(
-            torch.linalg.pinv(values[:, degree**2 : (degree + 1) ** 2]).T.to(device, dtype)
-            for degree in range(lmax + 1)
-        )
-        return points.to(device, dtype), inverses
+        ranges = [slice(degree**2, (degree + 1) ** 2) for degree in range(lmax + 1)]
+        inverse = torch.cat([torch.linalg.pinv(values[:, r]).T for r in ranges], dim=1)
+        degrees = [degree for degree, _ in kept_orders(lmax, mmax)]
+        places = [s * size + k for s, l in enumerate(degrees) for k in range(size)[ranges[l]]]
+        return points.to(device, dtype), inverse.to(device, dtype), torch.tensor(places, device=device)

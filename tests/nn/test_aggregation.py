@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import silu
 
 from ocp_scn.nn import GridAggregation, aggregation
-from ocp_scn.sphere import polar_rotation, rotate_rows, spherical_harmonics, wigner_rows
+from ocp_scn.sphere import polar_rotation, spherical_harmonics, wigner_rows
+from tests.messages import rotate_rows
 from tests.quadratures import network_grid
 
 ATOMS, CHANNELS = 3, 2

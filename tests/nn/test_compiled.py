@@ -1,14 +1,11 @@
-"""The layers compiled by torch.compile, which finds one graph in each, unless kernels interrupt it."""
-
-from contextlib import nullcontext
+"""The layers compiled by torch.compile, which finds one graph in each."""
 
 import pytest
 import torch
 
-from ocp_scn import SCN, SCNConfig, kernels
+from ocp_scn import SCN, SCNConfig
 from ocp_scn.graph import build_graph
 from ocp_scn.sphere import edge_frames
-from tests.kernels import needs_kernels
 from tests.weights import strengthen
 
 SETTINGS = {
@@ -32,14 +29,20 @@ def fresh():
     torch._dynamo.reset()
 
 
-def network(**changes):
+def network(num_atoms=9, **changes):
     """Return a network, and a function of its energies and forces for some atoms."""
     torch.manual_seed(0)
     config = SCNConfig(**SETTINGS | changes)
     model = SCN(config)
     strengthen(model)
-    pos = 3 * torch.rand(9, 3)
-    source, target = (~torch.eye(9, dtype=torch.bool)).nonzero().T
+    return model, lambda num_atoms=num_atoms: model(*inputs(config, num_atoms))
+
+
+def inputs(config, num_atoms):
+    """Return what a network takes for some atoms that are all neighbours."""
+    torch.manual_seed(num_atoms)
+    pos = 3 * torch.rand(num_atoms, 3)
+    source, target = (~torch.eye(num_atoms, dtype=torch.bool)).nonzero().T
     graph = build_graph(
         source,
         target,
@@ -47,48 +50,46 @@ def network(**changes):
         num_resolutions=2,
         max_num_neighbors=config.max_num_neighbors,
     )
-    inputs = (
-        torch.randint(1, 80, (9,)),
-        graph,
-        edge_frames(graph.vec, torch.zeros(len(graph.vec))),
-        torch.zeros(9, dtype=torch.long),
-        1,
-    )
-    return model, lambda: model(*inputs)
+    frames = edge_frames(graph.vec, torch.zeros(len(graph.vec)))
+    return torch.randint(1, 80, (num_atoms,)), graph, frames, torch.zeros(num_atoms, dtype=torch.long), 1
+
+
+def close(found, wanted):
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_taps": 4, "num_bands": 2}])
-def test_layers_are_one_graph_without_kernels(settings):
-    """At inference there is no graph break, and the numbers are the same."""
-    model, compute = network(**settings)
-    model.eval()
-    with kernels.disabled(), torch.no_grad():
-        expected = compute()
-        for block in model.edge_blocks:
-            block.compile(fullgraph=True, backend="eager")
-        for found, wanted in zip(compute(), expected, strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
-
-
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("by", [pytest.param(nullcontext, marks=needs_kernels), kernels.disabled])
-def test_compiled_layers_with_and_without_kernels(training, by):
-    """Kernels are left alone by the compiler, and derivatives are those of the layers as they are."""
-    model, compute = network(num_taps=2)
+def test_layers_are_one_graph(settings, training):
+    """There is no graph break, operators included, and numbers and derivatives are the same for any size."""
+    model, compute = network(training_roll="fixed", **settings)
     model.train(training)
 
-    def results():
+    def results(num_atoms):
         if not training:
             with torch.no_grad():
-                return compute()
+                return compute(num_atoms)
         model.zero_grad()
-        energy, forces = compute()
+        energy, forces = compute(num_atoms)
         (energy.sum() + forces.square().sum()).backward()
-        return [energy, forces, *(p.grad for p in model.parameters())]
+        return [energy.detach(), forces.detach(), *(p.grad for p in model.parameters())]
 
-    with by():
-        expected = results()
+    expected = {size: results(size) for size in (9, 11, 7)}
+    for block in model.edge_blocks:
+        block.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    for size, wanted in expected.items():
+        for one, other in zip(results(size), wanted, strict=True):
+            close(one, other)
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor():
+    """The default compiler computes the same."""
+    model, compute = network(num_taps=4, num_interactions=1)
+    model.eval()
+    with torch.no_grad():
+        expected = compute()
         for block in model.edge_blocks:
-            block.compile(backend="eager")
-        for found, wanted in zip(results(), expected, strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+            block.compile(fullgraph=True, dynamic=True)
+        for one, other in zip(compute(), expected, strict=True):
+            close(one, other)

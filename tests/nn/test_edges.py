@@ -1,77 +1,80 @@
-"""Groups of edges: turning signals into edge frames and summing messages at their targets."""
+"""Edges in chunks: which they are, and at which atoms they end."""
 
 import pytest
 import torch
 
-from ocp_scn.graph import build_graph
-from ocp_scn.nn.edges import group_edges, sum_at_targets, to_edge_frames
+from ocp_scn.nn import split_edges
 
-ATOMS, KEPT, SIZE, CHANNELS = 7, 4, 9, 3
-
-
-@pytest.fixture(autouse=True)
-def double():
-    """Compute in float64."""
-    torch.set_default_dtype(torch.float64)
-
-
-def full(num_edges=35):
-    """Return targets of which each atom has the same number."""
-    return torch.arange(num_edges) % ATOMS
+ATOMS = 7
 
 
 def ragged():
-    """Return targets with 0 to 15 edges an atom."""
-    return torch.tensor([0] * 15 + [2] * 3 + [3] + [6] * 14)
+    """Return sources, and targets with 0 to 15 edges an atom."""
+    target = torch.tensor([0] * 15 + [2] * 3 + [3] + [6] * 14)
+    return torch.randint(ATOMS, (len(target),)), target
 
 
-@pytest.mark.parametrize("max_edges", [(1, 1), (12, 1000), (28, 10), (1000, 1000), (1000, 1)])
-@pytest.mark.parametrize("targets", [full, ragged])
-@pytest.mark.parametrize("num_resolutions", [1, 2])
-def test_sums_and_frames(targets, max_edges, num_resolutions):
-    """Groups of any size give what one edge after the other gives."""
-    target = targets()[torch.randperm(len(targets()))]
-    source = torch.randint(ATOMS, (len(target),))
-    graph = build_graph(
-        source, target, torch.randn(len(target), 3), num_resolutions=num_resolutions, max_num_neighbors=14
-    )
-    x, envelope = torch.randn(ATOMS, SIZE, CHANNELS), torch.rand(len(graph.source))
-    rows = [torch.randn(size, KEPT, SIZE) for size in graph.sizes]
-    groups = group_edges(graph, rows, envelope, num_atoms=ATOMS, max_edges=[max_edges] * num_resolutions)
-    first = 0
-    for r, of_resolution in enumerate(groups):
-        size = graph.sizes[r]
-        targets = [group.target.atoms for group in of_resolution]
-        assert [atoms.start for atoms in targets[1:]] == [atoms.stop for atoms in targets[:-1]]
-        source, target = (t[first : first + size] for t in (graph.source, graph.target))
-        for end, atoms in (("source", source), ("target", target)):
-            ends = [getattr(group, end) for group in of_resolution]
-            turned = torch.cat([to_edge_frames(x, end.rows, end) for end in ends])
-            torch.testing.assert_close(turned, rows[r] @ x[atoms])
-        values = torch.randn(size, KEPT, CHANNELS)
-        receivers = [at for group in of_resolution for at in group.receivers]
-        parts = values.split([at.num_edges for at in receivers])
-        sums = [sum_at_targets(part, at.rows, at) for part, at in zip(parts, receivers, strict=True)]
-        messages = envelope[first : first + size, None, None] * (rows[r].mT @ values)
-        expected = torch.zeros(ATOMS, SIZE, CHANNELS).index_add_(0, target, messages)
-        torch.testing.assert_close(torch.cat(sums), expected)
-        first += size
+@pytest.mark.parametrize(
+    ("max_edges", "sizes"),
+    [
+        ((100, 100), [[33]]),
+        ((33, 17), [[16, 17]]),
+        ((20, 20), [[16], [17]]),
+        ((11, 4), [[3, 4, 4]] * 3),
+        ((0, 0), [[1]] * 33),
+    ],
+)
+def test_sizes(max_edges, sizes):
+    """Chunks are as few and as even as they can be, and so are their ranges for the last map."""
+    chunks = split_edges(*ragged(), ATOMS, max_edges, recorded=True)
+    assert [[last.stop - last.start for last, _ in chunk.receivers] for chunk in chunks] == sizes
+    assert [chunk.edges.stop - chunk.edges.start for chunk in chunks] == [sum(s) for s in sizes]
+    borders = [chunk.edges.start for chunk in chunks] + [33]
+    assert borders == [0, *(chunk.edges.stop for chunk in chunks)]
 
 
-def test_size_of_groups():
-    """A group has at most the wanted number of places, or one atom."""
-    target = full()
-    graph = build_graph(target, target, torch.randn(35, 3), num_resolutions=1, max_num_neighbors=-1)
-    rows = [torch.randn(35, KEPT, SIZE)]
-    for max_edges, sizes in (
-        ((35, 35), [[35]]),
-        ((35, 18), [[10, 10, 15]]),
-        ((14, 9), [[5], [5, 5], [5, 5], [5, 5]]),
-        ((3, 3), [[5]] * 7),
-    ):
-        (groups,) = group_edges(graph, rows, None, num_atoms=ATOMS, max_edges=[max_edges])
-        assert [[at.num_edges for at in group.receivers] for group in groups] == sizes
-        assert [group.edges.stop - group.edges.start for group in groups] == [sum(size) for size in sizes]
-        assert all(group.target.places is None for group in groups)
-        back = [torch.cat([at.rows for at in group.receivers]) for group in groups]
-        assert all(torch.equal(group.target.rows, rows) for group, rows in zip(groups, back, strict=True))
+@pytest.mark.parametrize("max_edges", [(100, 100), (8, 8), (9, 2)])
+def test_ends(max_edges):
+    """The ends of edges atom by atom, of both ends and of receivers, are those of the edges."""
+    source, target = ragged()
+    for chunk in split_edges(source, target, ATOMS, max_edges, recorded=True):
+        both = torch.stack([source, target], 1)[chunk.edges]
+        assert torch.equal(chunk.ends.atom, both)
+        check_segments(both.flatten(), chunk.ends.order, chunk.ends.starts)
+        for last, receivers in chunk.receivers:
+            assert torch.equal(receivers.atom[:, 0], target[chunk.edges][last])
+            assert receivers.order is None
+            check_segments(receivers.atom[:, 0], torch.arange(len(receivers.atom)), receivers.starts)
+
+
+def check_segments(atom, order, starts):
+    """Assert that the ends of each atom are in its segment, in the order that they had."""
+    for k in range(ATOMS):
+        here = order[starts[k] : starts[k + 1]]
+        assert torch.equal(here, (atom == k).nonzero()[:, 0])
+
+
+def test_nothing_for_derivatives_that_nobody_takes():
+    """At inference nothing is sorted."""
+    (chunk,) = split_edges(*ragged(), ATOMS, (100, 100), recorded=False)
+    assert chunk.ends.order is None
+    assert chunk.ends.starts is None
+
+
+def test_no_edges():
+    """There is one empty chunk."""
+    none = torch.zeros(0, dtype=torch.long)
+    (chunk,) = split_edges(none, none, ATOMS, (10, 10), recorded=True)
+    ((last, receivers),) = chunk.receivers
+    assert (chunk.edges, last) == (slice(0, 0), slice(0, 0))
+    assert receivers.starts.tolist() == [0] * (ATOMS + 1)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("atom", [-1, ATOMS])
+def test_atoms_that_do_not_exist(atom, end):
+    """They are an error, not memory of something else."""
+    ends = [torch.tensor([0, 1]), torch.tensor([0, 1])]
+    ends[end][int(atom > 0)] = atom
+    with pytest.raises(ValueError, match=f"{atom}; expected 0 to 6" if atom > 0 else "from -1 to 1"):
+        split_edges(*ends, ATOMS, (10, 10), recorded=True)

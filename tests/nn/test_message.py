@@ -7,10 +7,11 @@ import torch
 from e3nn import o3
 from torch.nn.functional import silu
 
-from ocp_scn.graph import build_graph
-from ocp_scn.nn import MessageBlock, group_edges
-from ocp_scn.sphere import num_coefficients, polar_rotation, rotate_back, rotate_rows, wigner_rows
-from tests.messages import edge_messages
+from ocp_scn.nn import Edges, MessageBlock, split_edges
+from ocp_scn.nn import message as messages
+from ocp_scn.ops.reference import packed_size
+from ocp_scn.sphere import num_coefficients, packed_wigner, polar_rotation, wigner_rows
+from tests.messages import edge_messages, rotate_back, rotate_rows
 
 CHANNELS, HIDDEN, FEATURES, ATOMS, EDGES = 3, 7, 5, 4, 6
 TAPS = [1, 4, 5, 8]
@@ -137,9 +138,9 @@ def test_messages_are_of_kept_orders():
 def test_no_edges(num_taps):
     """Without edges the sums are zero, and every weight still has a derivative, which is zero."""
     none, block = torch.zeros(0, dtype=torch.long), block_for(3, 1, num_taps)
-    graph = build_graph(none, none, torch.zeros(0, 3), num_resolutions=1, max_num_neighbors=20)
-    ((group,),) = group_edges(graph, [torch.zeros(0, 10, 16)], None, num_atoms=ATOMS, max_edges=[(100, 100)])
-    sums = block(torch.randn(ATOMS, 16, CHANNELS), torch.zeros(0, FEATURES), group)
+    wigner = torch.zeros(0, packed_size(3, 1))
+    none = Edges(wigner, wigner, split_edges(none, none, ATOMS, (100, 100), recorded=True))
+    sums = block(torch.randn(ATOMS, 16, CHANNELS), torch.zeros(0, FEATURES), none)
     assert torch.equal(sums, torch.zeros(ATOMS, 16, CHANNELS))
     sums.sum().backward()
     assert all(not parameter.grad.any() for parameter in block.parameters())
@@ -172,3 +173,73 @@ def test_derivatives_with_respect_to_signals_and_frames(num_taps):
         lambda x, e, f: edge_messages(block, x, e, source, target, wigner_rows(f, 2, 1)),
         (x.requires_grad_(), features.requires_grad_(), frames.requires_grad_()),
     )
+
+
+def sums_of(block, inputs, lmax, mmax, max_edges, envelope):
+    """Return the sums of messages at their receivers, computed in chunks."""
+    x, features, source, target, frames = inputs
+    target = target.sort().values
+    wigner = packed_wigner(frames, lmax, mmax)
+    chunks = split_edges(source, target, len(x), max_edges, recorded=torch.is_grad_enabled())
+    return block(x, features, Edges(wigner, wigner * envelope[:, None], chunks))
+
+
+@pytest.mark.parametrize("repeated", [0, 1000], ids=["last values kept", "computed again"])
+@pytest.mark.parametrize(("mmax", "num_taps"), [(0, 1), (1, 1), (1, 4), (2, 5)])
+def test_chunks(mmax, num_taps, repeated, monkeypatch):
+    """Chunks of any size give what all edges at once give: sums, and derivatives by every input and weight."""
+    monkeypatch.setattr(messages, "MAX_REPEATED", repeated)
+    lmax, found = 3, []
+    block, inputs = block_for(lmax, mmax, num_taps), edges(lmax, num_edges=11)
+    envelope = torch.rand(11, requires_grad=True)
+    x, features, *_, frames = (t.requires_grad_(t.is_floating_point()) for t in inputs)
+    wanted = [x, features, frames, envelope, *block.parameters()]
+    for max_edges in ((100, 100), (100, 3), (4, 4), (5, 1)):
+        sums = sums_of(block, inputs, lmax, mmax, max_edges, envelope)
+        with torch.no_grad():
+            torch.testing.assert_close(sums_of(block, inputs, lmax, mmax, max_edges, envelope), sums.detach())
+        found.append((sums, *torch.autograd.grad(sums.sin().sum(), wanted)))
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("scalars", [False, True])
+@pytest.mark.parametrize(("mmax", "num_taps"), [(1, 1), (1, 2), (2, 3)])
+def test_derivatives_of_second_order(mmax, num_taps, scalars):
+    """gradgradcheck through signals, edge features, frames and envelope, in chunks."""
+    block, (x, features, source, target, frames) = block_for(2, mmax, num_taps), edges(2, num_edges=3)
+    wigner, target = packed_wigner(frames, 2, mmax), target.sort().values
+    x, envelope = (x[:, :1] if scalars else x), torch.rand(3)
+    chunks = split_edges(source, target, ATOMS, (2, 1), recorded=True)
+
+    def function(x, e, wigner, envelope):
+        return block(x, e, Edges(wigner, wigner * envelope[:, None], chunks), scalars=scalars)
+
+    inputs = [t.detach().requires_grad_() for t in (x, features, wigner, envelope)]
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize(("mmax", "num_taps"), [(0, 1), (1, 1), (1, 2), (1, 4), (2, 3)])
+def test_scalars(mmax, num_taps):
+    """Signals with the coefficient (0, 0) only have the messages of the same ones with zeros beyond."""
+    block, inputs = block_for(3, mmax, num_taps), edges(3)
+    inputs[0][:, 1:] = 0
+    expected = sums_of(block, inputs, 3, mmax, (4, 2), torch.ones(EDGES))
+    x, features, source, target, frames = inputs
+    wigner = packed_wigner(frames, 3, mmax)
+    chunks = split_edges(source, target.sort().values, ATOMS, (4, 2), recorded=True)
+    found = block(x[:, :1], features, Edges(wigner, wigner, chunks), scalars=True)
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_kept():
+    """The backward pass keeps the inputs, what is mixed for the taps, and the second map's results."""
+    block, inputs, kept = block_for(3, 1, 4), edges(3), []
+    inputs[0].requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        sums_of(block, inputs, 3, 1, (100, 100), torch.ones(EDGES))
+    shapes = [tuple(t.shape) for t in kept if t.data_ptr() not in {p.data_ptr() for p in block.parameters()}]
+    first = [(EDGES, 1, HIDDEN), (EDGES, 2, HIDDEN), (EDGES, 2, HIDDEN)]
+    assert [shape for shape in shapes if shape[-1] == HIDDEN] == [*first, (EDGES, 4, HIDDEN)]

@@ -1,10 +1,31 @@
-"""Steps that keep their inputs only."""
+"""Steps that keep their inputs, with their derivatives written out."""
 
 import pytest
 import torch
 from torch.nn.functional import silu
 
-from ocp_scn.nn.recompute import linears, recomputed
+from ocp_scn.nn.recompute import recomputed
+
+
+class Product:
+    """x silu(y), which keeps silu(y); ``calls`` tells what was asked of it."""
+
+    def __init__(self):
+        self.calls = []
+
+    def forward(self, x, y, keep=None):
+        self.calls.append("forward")
+        activated = silu(y)
+        if keep is not None:
+            keep.append(activated)
+        return x * activated
+
+    def vjp(self, gradient, kept, needed, x, y):
+        self.calls.append("vjp")
+        (activated,) = kept
+        sigmoid = torch.sigmoid(y)
+        of_y = gradient * x * sigmoid * (1 + y * (1 - sigmoid))
+        return [gradient * activated if needed[0] else None, of_y if needed[1] else None]
 
 
 @pytest.fixture(autouse=True)
@@ -13,79 +34,61 @@ def double():
     torch.set_default_dtype(torch.float64)
 
 
-def two_inputs(x, y):
-    """Return two inputs of linear maps, both of x and y."""
-    return torch.cat([silu(x), y], dim=1), x * y
+def inputs():
+    return [torch.randn(3, 4, requires_grad=True) for _ in range(2)]
 
 
-BLOCKS = torch.tensor([2, 0, 1])  # of four columns: the inputs' parts are 8-11 and 0-3, and 4-7
-
-
-def two(weight, x, y):
-    """Return the two products."""
-    return linears(two_inputs, weight, x, y, blocks=BLOCKS)
-
-
-def one(weight, x, y):
-    """Return the product of one input with a whole matrix."""
-    return linears(lambda x, y: two_inputs(x, y)[:1], weight[:, :8], x, y)
-
-
-def plain(weight, x, y):
-    """Return what :func:`two` returns, written out."""
-    first, second = two_inputs(x, y)
-    return first @ torch.cat([weight[:, 8:], weight[:, :4]], dim=1).T, second @ weight[:, 4:8].T
-
-
-def tensors():
-    """Return a weight (5, 12), and x, y (3, 4), all of which require a gradient."""
-    return [torch.randn(*shape, requires_grad=True) for shape in ((5, 12), (3, 4), (3, 4))]
-
-
-def test_values_and_derivatives():
-    """Products, first and second derivatives are those of the same steps written out."""
-    inputs = tensors()
-    for function in (two, one):
-        assert torch.autograd.gradcheck(function, inputs)
-        assert torch.autograd.gradgradcheck(function, inputs)
-    torch.testing.assert_close(two(*inputs), plain(*inputs))
-    weight, x, y = inputs
-    torch.testing.assert_close(one(*inputs), (two_inputs(x, y)[0] @ weight[:, :8].T,))
-    assert torch.autograd.gradcheck(lambda x, y: recomputed(lambda a, b: silu(a) * b, x, y), (x, y))
-    assert torch.autograd.gradgradcheck(lambda x, y: recomputed(lambda a, b: silu(a) * b, x, y), (x, y))
+def test_derivatives_of_first_and_second_order():
+    """The first ones are those written out, the second ones those of the forward pass."""
+    x, y = inputs()
+    step = Product()
+    assert torch.autograd.gradcheck(lambda *t: recomputed(step, *t), (x, y))
+    assert torch.autograd.gradgradcheck(lambda *t: recomputed(step, *t), (x, y))
+    step.calls.clear()
+    recomputed(step, x, y).sum().backward()
+    assert step.calls == ["forward", "vjp"]
 
 
 def test_an_input_that_depends_on_another():
     """Second derivatives are right where an input is a function of another one."""
-    weight, x, _ = tensors()
+    x, _ = inputs()
     found = []
-    for steps in (plain, two):
-        loss = sum(out.square().sum() for out in steps(weight, x, silu(x) * 2))
+    for function in (lambda x, y: x * silu(y), lambda x, y: recomputed(Product(), x, y)):
+        loss = function(x, silu(x) * 2).square().sum()
         (first,) = torch.autograd.grad(loss, x, create_graph=True)
-        found.append((first, *torch.autograd.grad(first.square().sum(), (x, weight))))
+        found.append((first, *torch.autograd.grad(first.square().sum(), x)))
     for expected, value in zip(*found, strict=True):
         torch.testing.assert_close(value, expected)
 
 
 def test_inputs_without_a_gradient():
     """Only what requires a gradient gets one, and without any there is no graph."""
-    weight, x, y = tensors()
-    two(weight, x.detach(), y)[0].sum().backward()
+    x, y = inputs()
+    recomputed(Product(), x.detach(), y).sum().backward()
     assert x.grad is None
     assert y.grad is not None
-    assert not weight.grad[:, 4:8].any()  # its product was not used
-    assert weight.grad[:, 8:].any()
-    two(weight.detach(), x, y)[0].sum().backward()
-    assert x.grad is not None
+    assert recomputed(Product(), x.detach(), y.detach()).grad_fn is None
     with torch.no_grad():
-        assert two(weight, x, y)[0].grad_fn is None
+        assert recomputed(Product(), x, y).grad_fn is None
 
 
 def test_what_is_kept():
-    """The inputs are saved for the backward pass, and nothing of what is made of them."""
-    inputs = tensors()
+    """The inputs are saved for the backward pass, and what the step keeps itself."""
+    x, y = inputs()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        two(*inputs)
-        recomputed(lambda a: silu(silu(a)), inputs[1])
-    assert [t.data_ptr() for t in kept] == [t.data_ptr() for t in (*inputs, inputs[1])]
+        recomputed(Product(), x, y)
+    assert [t.data_ptr() for t in kept[:2]] == [x.data_ptr(), y.data_ptr()]
+    torch.testing.assert_close(kept[2], silu(y))
+
+
+def test_precision_is_the_step_s_own():
+    """Autocast does not change what a step computes, forward or backward."""
+    x, y = (t.detach().float().requires_grad_() for t in inputs())
+    step = Product()
+    step.forward = lambda x, y, keep=None: x @ y.mT
+    step.vjp = lambda gradient, kept, needed, x, y: [gradient @ y, gradient.mT @ x]
+    with torch.autocast("cpu", torch.bfloat16):
+        value = recomputed(step, x, y)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(torch.autograd.grad(value.sum(), x)[0], y.sum(0).expand(3, 4))

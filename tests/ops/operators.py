@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -49,6 +50,14 @@ def csr(atom: Tensor, num_atoms: int) -> tuple[Tensor, Tensor]:
     return order, torch.searchsorted(sorted_atoms, torch.arange(num_atoms + 1))
 
 
+def rows_in_parts(ends: int, kept: int) -> Tensor:
+    """Return where coefficients lie, at random, in up to three parts."""
+    number = ends * kept
+    borders = [0, *sorted({number // 3, number // 2} - {0}), number]
+    places = [(start, stop - start, k) for start, stop in itertools.pairwise(borders) for k in range(stop - start)]
+    return torch.tensor(places)[torch.randperm(number)].view(ends, kept, 3)
+
+
 def arguments(
     size: Size, dtype: torch.dtype, *, wide: torch.dtype = torch.float32
 ) -> Iterator[tuple[str, list[Any]]]:
@@ -57,11 +66,11 @@ def arguments(
     kept, packed = num_coefficients(lmax, mmax), reference.packed_size(lmax, mmax)
     atom = torch.randint(atoms, (edges, ends))
     atom[atom == 2] = 0  # one atom has no edge, where there are so many
-    row = torch.randperm(ends * kept).view(ends, kept)
+    row = rows_in_parts(ends, kept)
     order, starts = csr(atom, atoms)
     x = torch.randn(atoms, (lmax + 1) ** 2 + 2, channels, dtype=wide)
     wigner = torch.randn(edges, packed, dtype=wide)
-    v = torch.randn(edges, ends * kept, channels, dtype=wide).to(dtype)
+    v = torch.randn(edges * ends * kept, channels, dtype=wide).to(dtype)
     where = [atom, row, order, starts, lmax, mmax]
     yield "node_to_edge", [x, wigner, *where, dtype]
     yield "edge_to_node", [v, wigner, *where, x.shape[1]]

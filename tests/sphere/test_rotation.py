@@ -12,12 +12,11 @@ from ocp_scn.sphere import (
     kept_orders,
     num_coefficients,
     polar_rotation,
-    rotate_back,
-    rotate_rows,
     rotation,
     spherical_harmonics,
     wigner_rows,
 )
+from tests.messages import rotate_back, rotate_rows
 
 POLE = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
 AXES = torch.cat([torch.eye(3), -torch.eye(3)]).double()

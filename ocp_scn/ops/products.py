@@ -1,4 +1,4 @@
-"""Matrix products by the library that is faster on this processor."""
+"""Matrix products by the library that is faster on this machine."""
 
 from __future__ import annotations
 
@@ -40,6 +40,31 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return _by_onednn(a, b) if _takes_onednn(a, b) else torch.mm(a, b.mT)
 
 
+def product_(out: Tensor, a: Tensor, b: Tensor, *, add: bool) -> None:
+    """Overwrite (M, N) ``out`` by :func:`product`, or add that to it; where no derivative is recorded."""
+    if out.dtype != a.dtype or _takes_onednn(a, b):
+        found = product(a, b)
+        out.add_(found) if add else out.copy_(found)
+    elif add:
+        torch.addmm(out, a, b.mT, out=out)
+    else:
+        torch.mm(a, b.mT, out=out)
+
+
+def plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """Return total + :func:`product` in the total's memory; the product itself where there is no total yet."""
+    if total is None:
+        return product(a, b)
+    product_(total, a, b, add=True)
+    return total
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return what the network's matrix products compute in: autocast's dtype where that is on, else that of x."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
     if not (b.is_contiguous() or b.mT.is_contiguous()):
         b = b.contiguous()  # oneDNN has no fast code for a part of a matrix
@@ -50,7 +75,7 @@ def large_products_pay(x: Tensor) -> bool:
     """Whether one product for many matrices like x is faster than one for each, as it is with oneDNN."""
     if x.device.type != "cpu" or x.numel() < MIN_VALUES:
         return False
-    return torch.is_autocast_enabled("cpu") or _prefers_onednn(x)
+    return x.dtype == torch.bfloat16 or _prefers_onednn(x)
 
 
 def _takes_onednn(a: Tensor, b: Tensor) -> bool:

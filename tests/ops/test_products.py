@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from ocp_scn.nn import products
-from ocp_scn.nn.products import input_major, large_products_pay, product
-from ocp_scn.nn.recompute import linear
+from ocp_scn.ops import products
+from ocp_scn.ops.products import input_major, large_products_pay, plus_product, product, product_, product_dtype
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -59,9 +58,6 @@ def test_input_major():
     assert isinstance(layer.weight, torch.nn.Parameter)
     torch.testing.assert_close(layer.weight, before, rtol=0, atol=0)
     assert layer.weight[:, 2:4].mT.is_contiguous()
-    linear(torch.ones(3, 6), layer.weight).sum().backward()
-    assert layer.weight.grad.stride() == layer.weight.stride()
-    torch.testing.assert_close(layer.weight.grad, torch.full((4, 6), 3.0))
 
 
 @needs_onednn
@@ -92,22 +88,32 @@ def test_where_large_products_pay(monkeypatch):
     assert not large_products_pay(x.double())
     monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
     assert not large_products_pay(x)
+    assert large_products_pay(x.bfloat16())
+
+
+@pytest.mark.parametrize("library", ["torch", "oneDNN"])
+def test_products_in_place(library, request):
+    """A product replaces what is there or is added to it, in the precision of what is there."""
+    if library == "oneDNN":
+        request.getfixturevalue("onednn")
+    with torch.no_grad():
+        a, b = next(factors())
+        exact = product(a, b)
+        whole = torch.ones(30, 80)
+        product_(whole[:, 40:], a, b, add=False)
+        product_(whole[:, :40], a, b, add=True)
+        torch.testing.assert_close(whole, torch.cat([exact + 1, exact], dim=1))
+        total = plus_product(None, a, b)
+        assert plus_product(total, a, b) is total
+        torch.testing.assert_close(total, 2 * exact)
+        product_(total, a.bfloat16(), b.bfloat16(), add=False)
+        assert total.dtype == torch.float32
+        torch.testing.assert_close(total, exact, rtol=0, atol=0.1)
+
+
+def test_precision_of_products():
+    """It is that of the signals, or autocast's."""
+    assert product_dtype(torch.zeros(1, dtype=torch.float64)) == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
-        assert large_products_pay(x)
-
-
-@needs_onednn
-def test_derivatives_of_linear(onednn):
-    """Those of torch's linear; of the second order too, for which torch computes."""
-    a, b = next(factors())
-    x = a.view(5, 6, 20)
-    found = [t.clone().requires_grad_() for t in (x, b)]
-    wanted = [t.clone().requires_grad_() for t in (x, b)]
-    linear(*found).sin().sum().backward()
-    torch.nn.functional.linear(*wanted).sin().sum().backward()
-    assert sorted(onednn) == [(20, 30, 40), (30, 20, 40), (30, 40, 20)]
-    for tensor, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(tensor.grad, other.grad, rtol=0, atol=3e-5)
-    double = [t.detach().double().requires_grad_() for t in found]
-    assert torch.autograd.gradcheck(linear, [t[:2] for t in double])
-    assert torch.autograd.gradgradcheck(linear, [t[:2] for t in double])
+        assert product_dtype(torch.zeros(1)) == torch.bfloat16
+    assert product_dtype(torch.zeros(1)) == torch.float32

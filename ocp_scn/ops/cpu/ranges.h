@@ -83,7 +83,7 @@ INLINE void silu_derivative(Vector &g, const Vector &x) {
 
 // Rows of `width` numbers, to each of which a bias is added first unless that is null.
 template <typename T>
-void silu_of_rows(const T *x, const T *bias, T *result, int64_t width, int64_t begin, int64_t end) {
+void bias_silu(const T *x, const float *bias, T *result, int64_t width, int64_t begin, int64_t end) {
     Vector v, b;
     x += begin * width, result += begin * width;
     for (int64_t row = begin; row < end; row++, x += width, result += width) {
@@ -103,7 +103,7 @@ void silu_of_rows(const T *x, const T *bias, T *result, int64_t width, int64_t b
 }
 
 template <typename T>
-void derivative_of_rows(const T *x, const T *bias, const T *gradient, T *result, int64_t width, int64_t begin,
+void bias_silu_backward(const T *gradient, const T *x, const float *bias, T *result, int64_t width, int64_t begin,
                         int64_t end) {
     Vector v, b, g;
     x += begin * width, gradient += begin * width, result += begin * width;
@@ -127,11 +127,6 @@ void derivative_of_rows(const T *x, const T *bias, const T *gradient, T *result,
 
 // ----------------------------------------------------------------------------------------- rotations
 
-template <typename T>
-INLINE T *start(const Parts &parts, int64_t part, int64_t edge, int64_t channels) {
-    return static_cast<T *>(parts.parts[part]) + edge * parts.sizes[part] * channels;
-}
-
 INLINE int64_t kept_orders(int64_t degree, int64_t mmax) { return 2 * (degree < mmax ? degree : mmax) + 1; }
 
 // N vectors of channels, or n < WIDTH numbers if N is 0.
@@ -154,105 +149,93 @@ struct Channels {
     }
 };
 
-// R rows of one degree's block, for some channels of one edge.
+// R rows of one degree's Wigner matrix, for some channels of one end of an edge.
 template <typename T, int R, int N>
-INLINE void turn_rows(const float *x, int64_t channels, const float *block, int64_t columns, const Parts &parts,
-                      int64_t row, int64_t edge, int64_t first, int64_t n) {
+INLINE void turn_rows(const float *x, int64_t channels, const float *block, int64_t columns, const Row *row,
+                      int64_t edge, int64_t edges, T *v, int64_t first, int64_t n) {
     constexpr int V = Channels<N>::VECTORS;
-    Vector sums[R][V] = {}, v[V];
+    Vector sums[R][V] = {}, signal[V];
     for (int64_t k = 0; k < columns; k++) {
-        Channels<N>::get(v, x + k * channels + first, n);
+        Channels<N>::get(signal, x + k * channels + first, n);
         for (int r = 0; r < R; r++)
-            for (int i = 0; i < V; i++) sums[r][i] += block[r * columns + k] * v[i];
+            for (int i = 0; i < V; i++) sums[r][i] += block[r * columns + k] * signal[i];
     }
-    for (int r = 0; r < R; r++) {
-        const Row &here = parts.rows[row + r];
-        T *to = start<T>(parts, here.part, edge, channels) + first;
-        Channels<N>::put(to + here.row * channels, sums[r], n);
-        if (here.twin >= 0) {
-            for (int i = 0; i < V; i++) sums[r][i] *= here.sign;
-            Channels<N>::put(to + here.twin * channels, sums[r], n);
-        }
-    }
+    for (int r = 0; r < R; r++) Channels<N>::put(v + row[r].of(edge, edges) * channels + first, sums[r], n);
 }
 
 template <typename T, int N>
-INLINE void turn_channels(const float *x, int64_t channels, const Rotations &rotations, const Parts &parts,
-                          int64_t edge, int64_t first, int64_t n) {
-    const float *block = rotations.blocks + edge * rotations.size;
-    int64_t row = 0;
-    for (int64_t degree = 0; degree <= rotations.lmax; degree++) {
+INLINE void turn_channels(const float *x, int64_t channels, const Wigner &wigner, const Row *row, int64_t edge,
+                          int64_t edges, T *v, int64_t first, int64_t n) {
+    const float *block = wigner.of(edge);
+    for (int64_t degree = 0; degree <= wigner.lmax; degree++) {
         const int64_t columns = 2 * degree + 1;
         const float *here = x + degree * degree * channels;
-        int64_t left = kept_orders(degree, rotations.mmax);
+        int64_t left = kept_orders(degree, wigner.mmax);
         for (; left >= 3; left -= 3, block += 3 * columns, row += 3)
-            turn_rows<T, 3, N>(here, channels, block, columns, parts, row, edge, first, n);
-        if (left == 2) turn_rows<T, 2, N>(here, channels, block, columns, parts, row, edge, first, n);
-        if (left == 1) turn_rows<T, 1, N>(here, channels, block, columns, parts, row, edge, first, n);
+            turn_rows<T, 3, N>(here, channels, block, columns, row, edge, edges, v, first, n);
+        if (left == 2) turn_rows<T, 2, N>(here, channels, block, columns, row, edge, edges, v, first, n);
+        if (left == 1) turn_rows<T, 1, N>(here, channels, block, columns, row, edge, edges, v, first, n);
         block += left * columns;
         row += left;
     }
 }
 
 template <typename T>
-void turn(const float *x, int64_t atom_stride, int64_t channels, const int64_t *atoms, const Rotations &rotations,
-          const Parts &parts, int64_t begin, int64_t end) {
-    for (int64_t edge = begin; edge < end; edge++) {
-        const float *here = x + atoms[edge] * atom_stride;
-        int64_t c = 0;
-        for (; c + 4 * WIDTH <= channels; c += 4 * WIDTH)
-            turn_channels<T, 4>(here, channels, rotations, parts, edge, c, 0);
-        for (; c + WIDTH <= channels; c += WIDTH) turn_channels<T, 1>(here, channels, rotations, parts, edge, c, 0);
-        if (c < channels) turn_channels<T, 0>(here, channels, rotations, parts, edge, c, channels - c);
-    }
+void node_to_edge(const float *x, int64_t atom_stride, int64_t channels, const int64_t *atom, const Wigner &wigner,
+                  const Rows &rows, T *v, int64_t begin, int64_t end) {
+    for (int64_t edge = begin; edge < end; edge++)
+        for (int64_t j = 0; j < rows.ends; j++) {
+            const float *here = x + atom[edge * rows.ends + j] * atom_stride;
+            const Row *row = rows.of(j);
+            int64_t c = 0;
+            for (; c + 4 * WIDTH <= channels; c += 4 * WIDTH)
+                turn_channels<T, 4>(here, channels, wigner, row, edge, rows.edges, v, c, 0);
+            for (; c + WIDTH <= channels; c += WIDTH)
+                turn_channels<T, 1>(here, channels, wigner, row, edge, rows.edges, v, c, 0);
+            if (c < channels)
+                turn_channels<T, 0>(here, channels, wigner, row, edge, rows.edges, v, c, channels - c);
+        }
 }
 
-// Adds R rows of an edge, turned back, to the sums of one degree.
+// Adds R rows of an end, turned back, to the sums of one degree.
 template <typename T, int R, int N>
-INLINE void add_rows(Vector *sums, int64_t channels, const float *block, int64_t columns, const Parts &parts,
-                     int64_t row, int64_t edge, int64_t first, int64_t n) {
+INLINE void add_rows(Vector *sums, int64_t channels, const float *block, int64_t columns, const Row *row,
+                     int64_t edge, int64_t edges, const T *v, int64_t first, int64_t n) {
     constexpr int V = Channels<N>::VECTORS;
-    Vector v[R][V], twin[V];
-    for (int r = 0; r < R; r++) {
-        const Row &here = parts.rows[row + r];
-        const T *from = start<T>(parts, here.part, edge, channels) + first;
-        Channels<N>::get(v[r], from + here.row * channels, n);
-        if (here.twin >= 0) {
-            Channels<N>::get(twin, from + here.twin * channels, n);
-            for (int i = 0; i < V; i++) v[r][i] += here.sign * twin[i];
-        }
-    }
+    Vector values[R][V];
+    for (int r = 0; r < R; r++) Channels<N>::get(values[r], v + row[r].of(edge, edges) * channels + first, n);
     for (int64_t k = 0; k < columns; k++)
         for (int i = 0; i < V; i++) {
             Vector sum = sums[k * V + i];
-            for (int r = 0; r < R; r++) sum += block[r * columns + k] * v[r][i];
+            for (int r = 0; r < R; r++) sum += block[r * columns + k] * values[r][i];
             sums[k * V + i] = sum;
         }
 }
 
 template <typename T, int N>
-INLINE void sum_channels(float *result, int64_t channels, const int64_t *edges, int64_t num_edges,
-                         const Rotations &rotations, const Parts &parts, int64_t first, int64_t n, bool add,
+INLINE void sum_channels(float *result, int64_t channels, const int64_t *order, int64_t start, int64_t stop,
+                         const Wigner &wigner, const Rows &rows, const T *v, int64_t first, int64_t n, bool add,
                          Vector *sums) {
     constexpr int V = Channels<N>::VECTORS;
-    const int64_t size = (rotations.lmax + 1) * (rotations.lmax + 1);
+    const int64_t size = (wigner.lmax + 1) * (wigner.lmax + 1);
     for (int64_t k = 0; k < size; k++) {
         if (add)
             Channels<N>::get(sums + k * V, result + k * channels + first, n);
         else
             for (int i = 0; i < V; i++) sums[k * V + i] = Vector{};
     }
-    for (int64_t j = 0; j < num_edges; j++) {
-        const float *block = rotations.blocks + edges[j] * rotations.size;
-        int64_t row = 0;
-        for (int64_t degree = 0; degree <= rotations.lmax; degree++) {
+    for (int64_t i = start; i < stop; i++) {
+        const int64_t at = order ? order[i] : i, edge = at / rows.ends;
+        const Row *row = rows.of(at % rows.ends);
+        const float *block = wigner.of(edge);
+        for (int64_t degree = 0; degree <= wigner.lmax; degree++) {
             const int64_t columns = 2 * degree + 1;
-            Vector *here = sums + degree * degree * V;
-            int64_t left = kept_orders(degree, rotations.mmax);
+            Vector *of_degree = sums + degree * degree * V;
+            int64_t left = kept_orders(degree, wigner.mmax);
             for (; left >= 3; left -= 3, block += 3 * columns, row += 3)
-                add_rows<T, 3, N>(here, channels, block, columns, parts, row, edges[j], first, n);
-            if (left == 2) add_rows<T, 2, N>(here, channels, block, columns, parts, row, edges[j], first, n);
-            if (left == 1) add_rows<T, 1, N>(here, channels, block, columns, parts, row, edges[j], first, n);
+                add_rows<T, 3, N>(of_degree, channels, block, columns, row, edge, rows.edges, v, first, n);
+            if (left == 2) add_rows<T, 2, N>(of_degree, channels, block, columns, row, edge, rows.edges, v, first, n);
+            if (left == 1) add_rows<T, 1, N>(of_degree, channels, block, columns, row, edge, rows.edges, v, first, n);
             block += left * columns;
             row += left;
         }
@@ -262,19 +245,52 @@ INLINE void sum_channels(float *result, int64_t channels, const int64_t *edges, 
 
 // `memory` has room for 4 vectors of each coefficient.
 template <typename T>
-void sum(float *result, int64_t atom_stride, int64_t channels, const int64_t *edges, const int64_t *starts,
-         const Rotations &rotations, const Parts &parts, bool add, void *memory, int64_t begin, int64_t end) {
+void edge_to_node(float *result, int64_t atom_stride, int64_t channels, const int64_t *order, const int64_t *starts,
+                  const Wigner &wigner, const Rows &rows, const T *v, bool add, void *memory, int64_t begin,
+                  int64_t end) {
     auto *sums = static_cast<Vector *>(memory);
     for (int64_t atom = begin; atom < end; atom++) {
         float *here = result + atom * atom_stride;
-        const int64_t *own = edges + starts[atom], number = starts[atom + 1] - starts[atom];
-        if (add && number == 0) continue;
+        const int64_t start = starts[atom], stop = starts[atom + 1];
+        if (add && start == stop) continue;
         int64_t c = 0;
         for (; c + 4 * WIDTH <= channels; c += 4 * WIDTH)
-            sum_channels<T, 4>(here, channels, own, number, rotations, parts, c, 0, add, sums);
+            sum_channels<T, 4>(here, channels, order, start, stop, wigner, rows, v, c, 0, add, sums);
         for (; c + WIDTH <= channels; c += WIDTH)
-            sum_channels<T, 1>(here, channels, own, number, rotations, parts, c, 0, add, sums);
-        if (c < channels) sum_channels<T, 0>(here, channels, own, number, rotations, parts, c, channels - c, add, sums);
+            sum_channels<T, 1>(here, channels, order, start, stop, wigner, rows, v, c, 0, add, sums);
+        if (c < channels)
+            sum_channels<T, 0>(here, channels, order, start, stop, wigner, rows, v, c, channels - c, add, sums);
+    }
+}
+
+// The sum over channels of a row of an edge times a coefficient of an atom.
+template <typename T>
+INLINE float product(const T *v, const float *x, int64_t channels) {
+    Vector sum = {}, a, b;
+    int64_t c = 0;
+    for (; c + WIDTH <= channels; c += WIDTH) load(a, v + c), load(b, x + c), sum += a * b;
+    if (c < channels) load_part(a, v + c, channels - c), load_part(b, x + c, channels - c), sum += a * b;
+    float numbers[WIDTH], total = 0;
+    store(numbers, sum);
+    for (int64_t i = 0; i < WIDTH; i++) total += numbers[i];
+    return total;
+}
+
+template <typename T>
+void wigner_gradient(const T *v, const float *x, int64_t atom_stride, int64_t channels, const int64_t *atom,
+                     const Wigner &wigner, const Rows &rows, float *result, int64_t begin, int64_t end) {
+    for (int64_t edge = begin; edge < end; edge++) {
+        float *to = result + edge * wigner.size;
+        for (int64_t degree = 0, s = 0; degree <= wigner.lmax; degree++)
+            for (int64_t left = kept_orders(degree, wigner.mmax); left > 0; left--, s++)
+                for (int64_t k = degree * degree; k < (degree + 1) * (degree + 1); k++, to++) {
+                    *to = 0;
+                    for (int64_t j = 0; j < rows.ends; j++) {
+                        const float *here = x + atom[edge * rows.ends + j] * atom_stride;
+                        *to += product(v + rows.of(j)[s].of(edge, rows.edges) * channels, here + k * channels,
+                                       channels);
+                    }
+                }
     }
 }
 
@@ -282,45 +298,43 @@ void sum(float *result, int64_t atom_stride, int64_t channels, const int64_t *ed
 
 // Some channels of one edge: what each tap rolls is activated and multiplied by the activated gate.
 template <typename T, int N>
-INLINE void gate_channels(const Parts &first, const Waves &waves, const T *bias, const T *gate, const T *gate_bias,
-                          T *result, int64_t channels, int64_t edge, int64_t at, int64_t n) {
+INLINE void gate_channels(const First &first, const Mixing &mixing, const float *bias, const T *gate,
+                          const float *gate_bias, T *result, int64_t channels, int64_t edge, int64_t at, int64_t n) {
     Vector v, b, g, rolled;
     Channels<N>::get(&g, gate + edge * channels + at, n);
     Channels<N>::get(&b, gate_bias + at, n);
     g += b;
     silu(g);
     Channels<N>::get(&b, bias + at, n);
-    for (int64_t t = 0; t < waves.taps; t++) {
+    for (int64_t t = 0; t < mixing.taps; t++) {
         rolled = b;
-        for (int64_t w = 0; w < waves.number; w++) {
-            const Row &here = first.rows[w];
-            Channels<N>::get(&v, start<T>(first, here.part, edge, channels) + here.row * channels + at, n);
-            rolled += waves.factors[t * waves.number + w] * v;
+        for (int64_t w = 0; w < mixing.number; w++) {
+            Channels<N>::get(&v, first.row<T>(w, edge) + at, n);
+            rolled += mixing.factors[t * mixing.number + w] * v;
         }
         silu(rolled);
         rolled *= g;
-        Channels<N>::put(result + (edge * waves.taps + t) * channels + at, &rolled, n);
+        Channels<N>::put(result + (edge * mixing.taps + t) * channels + at, &rolled, n);
     }
 }
 
 template <typename T>
-void gated(const Parts &first, const Waves &waves, const T *bias, const T *gate, const T *gate_bias, T *result,
-           int64_t channels, int64_t begin, int64_t end) {
+void gate(const First &first, const Mixing &mixing, const float *bias, const T *gate, const float *gate_bias, T *result,
+          int64_t channels, int64_t begin, int64_t end) {
     for (int64_t edge = begin; edge < end; edge++) {
         int64_t c = 0;
         for (; c + WIDTH <= channels; c += WIDTH)
-            gate_channels<T, 1>(first, waves, bias, gate, gate_bias, result, channels, edge, c, 0);
+            gate_channels<T, 1>(first, mixing, bias, gate, gate_bias, result, channels, edge, c, 0);
         if (c < channels)
-            gate_channels<T, 0>(first, waves, bias, gate, gate_bias, result, channels, edge, c, channels - c);
+            gate_channels<T, 0>(first, mixing, bias, gate, gate_bias, result, channels, edge, c, channels - c);
     }
 }
 
-// Some channels of the derivatives by `first`, which lie as it does, and by the gate, from that by what gated()
-// returns.
+// Some channels of the derivatives by `first`, which lie as it does, and by the gate, from that by what gate() returns.
 template <typename T, int N>
-INLINE void gate_derivative_channels(const Parts &first, const Waves &waves, const T *bias, const T *gate,
-                                     const T *gate_bias, const T *gradient, const Parts &of_first, T *of_gate,
-                                     int64_t channels, int64_t edge, int64_t at, int64_t n, Vector *sums) {
+INLINE void gate_backward_channels(const First &first, const Mixing &mixing, const float *bias, const T *gate,
+                                   const float *gate_bias, const T *gradient, const First &of_first, T *of_gate,
+                                   int64_t channels, int64_t edge, int64_t at, int64_t n, Vector *sums) {
     Vector v, b, g, opened, rolled, activated, sum = {};
     Channels<N>::get(&g, gate + edge * channels + at, n);
     Channels<N>::get(&b, gate_bias + at, n);
@@ -328,49 +342,45 @@ INLINE void gate_derivative_channels(const Parts &first, const Waves &waves, con
     opened = g;
     silu(opened);
     Channels<N>::get(&b, bias + at, n);
-    for (int64_t w = 0; w < waves.number; w++) sums[w] = Vector{};
-    for (int64_t t = 0; t < waves.taps; t++) {
-        const float *factors = waves.factors + t * waves.number;
+    for (int64_t w = 0; w < mixing.number; w++) sums[w] = Vector{};
+    for (int64_t t = 0; t < mixing.taps; t++) {
+        const float *factors = mixing.factors + t * mixing.number;
         rolled = b;
-        for (int64_t w = 0; w < waves.number; w++) {
-            const Row &here = first.rows[w];
-            Channels<N>::get(&v, start<T>(first, here.part, edge, channels) + here.row * channels + at, n);
+        for (int64_t w = 0; w < mixing.number; w++) {
+            Channels<N>::get(&v, first.row<T>(w, edge) + at, n);
             rolled += factors[w] * v;
         }
-        Channels<N>::get(&v, gradient + (edge * waves.taps + t) * channels + at, n);
+        Channels<N>::get(&v, gradient + (edge * mixing.taps + t) * channels + at, n);
         activated = rolled;
         silu(activated);
         sum += v * activated;
         v *= opened;
         silu_derivative(v, rolled);
-        for (int64_t w = 0; w < waves.number; w++) sums[w] += factors[w] * v;
+        for (int64_t w = 0; w < mixing.number; w++) sums[w] += factors[w] * v;
     }
-    for (int64_t w = 0; w < waves.number; w++) {
-        const Row &here = of_first.rows[w];
-        Channels<N>::put(start<T>(of_first, here.part, edge, channels) + here.row * channels + at, sums + w, n);
-    }
+    for (int64_t w = 0; w < mixing.number; w++) Channels<N>::put(of_first.row<T>(w, edge) + at, sums + w, n);
     silu_derivative(sum, g);
     Channels<N>::put(of_gate + edge * channels + at, &sum, n);
 }
 
-// `memory` has room for a vector of each wave.
+// `memory` has room for a vector of each of the rows that are mixed.
 template <typename T>
-void gated_derivative(const Parts &first, const Waves &waves, const T *bias, const T *gate, const T *gate_bias,
-                      const T *gradient, const Parts &of_first, T *of_gate, int64_t channels, void *memory,
-                      int64_t begin, int64_t end) {
+void gate_backward(const First &first, const Mixing &mixing, const float *bias, const T *gate, const float *gate_bias,
+                   const T *gradient, const First &of_first, T *of_gate, int64_t channels, void *memory, int64_t begin,
+                   int64_t end) {
     auto *sums = static_cast<Vector *>(memory);
     for (int64_t edge = begin; edge < end; edge++) {
         int64_t c = 0;
         for (; c + WIDTH <= channels; c += WIDTH)
-            gate_derivative_channels<T, 1>(first, waves, bias, gate, gate_bias, gradient, of_first, of_gate, channels,
-                                           edge, c, 0, sums);
+            gate_backward_channels<T, 1>(first, mixing, bias, gate, gate_bias, gradient, of_first, of_gate, channels,
+                                         edge, c, 0, sums);
         if (c < channels)
-            gate_derivative_channels<T, 0>(first, waves, bias, gate, gate_bias, gradient, of_first, of_gate, channels,
-                                           edge, c, channels - c, sums);
+            gate_backward_channels<T, 0>(first, mixing, bias, gate, gate_bias, gradient, of_first, of_gate, channels,
+                                         edge, c, channels - c, sums);
     }
 }
 
-// Some channels of coefficients s and p, partners of each other or the same, of one edge: the values (T, S, C) are
+// Some channels of coefficients s and p, of opposite orders or the same, of one edge: the values (T, S, C) are
 // activated with a bias (S, C), rolled back and averaged.
 template <typename T, int N>
 INLINE void average_pair(const T *values, const float *bias, const Mean &mean, int64_t channels, int64_t s, int64_t p,
@@ -380,17 +390,17 @@ INLINE void average_pair(const T *values, const float *bias, const Mean &mean, i
     Channels<N>::get(&bias_s, bias + at_s, n);
     Channels<N>::get(&bias_p, bias + at_p, n);
     for (int64_t t = 0; t < mean.taps; t++, values += mean.kept * channels) {
-        const float *own = mean.own + t * mean.kept, *cross = mean.cross + t * mean.kept;
+        const float *cos = mean.cos + t * mean.kept, *sin = mean.sin + t * mean.kept;
         Channels<N>::get(&v, values + at_s, n);
         v += bias_s;
         silu(v);
-        sum_s += own[s] * v;
+        sum_s += cos[s] * v;
         if (p == s) continue;
         Channels<N>::get(&w, values + at_p, n);
         w += bias_p;
         silu(w);
-        sum_s += cross[p] * w;
-        sum_p += own[p] * w + cross[s] * v;
+        sum_s += sin[p] * w;
+        sum_p += cos[p] * w + sin[s] * v;
     }
     Channels<N>::put(result + at_s, &sum_s, n);
     if (p != s) Channels<N>::put(result + at_p, &sum_p, n);
@@ -400,7 +410,7 @@ INLINE void average_pair(const T *values, const float *bias, const Mean &mean, i
 template <typename T, int N>
 INLINE void spread(const T *values, const float *bias, const Mean &mean, int64_t channels, int64_t s,
                    const float *gradient, T *result, int64_t first, int64_t n) {
-    const int64_t p = mean.partner[s], at = s * channels + first;
+    const int64_t p = mean.opposite[s], at = s * channels + first;
     Vector v, g, bias_s, of_s, of_p;
     Channels<N>::get(&bias_s, bias + at, n);
     Channels<N>::get(&of_s, gradient + at, n);
@@ -408,23 +418,23 @@ INLINE void spread(const T *values, const float *bias, const Mean &mean, int64_t
     for (int64_t t = 0; t < mean.taps; t++, values += mean.kept * channels, result += mean.kept * channels) {
         Channels<N>::get(&v, values + at, n);
         v += bias_s;
-        g = mean.own[t * mean.kept + s] * of_s;
-        if (p != s) g += mean.cross[t * mean.kept + s] * of_p;
+        g = mean.cos[t * mean.kept + s] * of_s;
+        if (p != s) g += mean.sin[t * mean.kept + s] * of_p;
         silu_derivative(g, v);
         Channels<N>::put(result + at, &g, n);
     }
 }
 
 template <typename T>
-void average(const T *values, const float *bias, const Mean &mean, int64_t channels, float *result, int64_t begin,
+void tap_mean(const T *values, const float *bias, const Mean &mean, int64_t channels, float *result, int64_t begin,
              int64_t end) {
     const int64_t size = mean.kept * channels;
     for (int64_t edge = begin; edge < end; edge++)
         for (int64_t s = 0; s < mean.kept; s++) {
             const T *here = values + edge * mean.taps * size;
-            const int64_t p = mean.partner[s];
+            const int64_t p = mean.opposite[s];
             int64_t c = 0;
-            if (p < s) continue;  // done with its partner
+            if (p < s) continue;  // done with its opposite
             for (; c + WIDTH <= channels; c += WIDTH)
                 average_pair<T, 1>(here, bias, mean, channels, s, p, result + edge * size, c, 0);
             if (c < channels)
@@ -433,8 +443,8 @@ void average(const T *values, const float *bias, const Mean &mean, int64_t chann
 }
 
 template <typename T>
-void spread_to_taps(const T *values, const float *bias, const Mean &mean, int64_t channels, const float *gradient,
-                    T *result, int64_t begin, int64_t end) {
+void tap_mean_backward(const float *gradient, const T *values, const float *bias, const Mean &mean, int64_t channels,
+                       T *result, int64_t begin, int64_t end) {
     const int64_t size = mean.kept * channels;
     for (int64_t edge = begin; edge < end; edge++)
         for (int64_t s = 0; s < mean.kept; s++) {

@@ -5,50 +5,46 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from zlib import crc32
 
 import torch
-from torch import Tensor
 
 SWITCH = "OCP_SCN_KERNELS"
 INSTRUCTION_SETS = ("any", "avx2", "avx512")
-PRECISIONS = (torch.float32, torch.bfloat16)
 FOLDER = Path(__file__).parent
 SOURCES = (FOLDER / "kernels.cpp", FOLDER / "ranges.h")
-_disabled = 0
 
 _ADDRESS, _NUMBER, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_ROLLED = [_FLAG, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS, _NUMBER]
-_SIGNAL = [_ADDRESS, _NUMBER, _NUMBER, _ADDRESS]
-_ROWS = [_ADDRESS, _NUMBER, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, _ADDRESS]
-_GATED = [_FLAG, *[_ADDRESS] * 3, _NUMBER, _ADDRESS, _NUMBER, *[_ADDRESS] * 3]
+_WIGNER = [_ADDRESS, _NUMBER, _NUMBER, _NUMBER]
+_ROWS = [_ADDRESS, _NUMBER, _NUMBER]
+_FIRST = [_ADDRESS, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, *[_ADDRESS] * 3]
+_TAPS = [_ADDRESS, _ADDRESS, _NUMBER, _NUMBER, *[_ADDRESS] * 3, _NUMBER]
+_SIZE = [_NUMBER, _FLAG]
 _ARGUMENTS = {
-    "gated": [*_GATED, _ADDRESS, _NUMBER, _NUMBER, _FLAG],
-    "gated_derivative": [*_GATED, *[_ADDRESS] * 3, _NUMBER, _NUMBER, _FLAG],
-    "silu": [_FLAG, *[_ADDRESS] * 3, _NUMBER, _NUMBER, _FLAG],
-    "silu_derivative": [_FLAG, *[_ADDRESS] * 4, _NUMBER, _NUMBER, _FLAG],
-    "average": [*_ROLLED, _ADDRESS, _NUMBER, _FLAG],
-    "average_derivative": [*_ROLLED, _ADDRESS, _ADDRESS, _NUMBER, _FLAG],
-    "turn": [_FLAG, *_SIGNAL, *_ROWS, _NUMBER, _FLAG],
-    "sum": [_FLAG, *_SIGNAL, _ADDRESS, *_ROWS, _FLAG, _NUMBER, _FLAG],
+    "node_to_edge": [_FLAG, _ADDRESS, *[_NUMBER] * 2, _ADDRESS, *_WIGNER, *_ROWS, _ADDRESS, *_SIZE],
+    "edge_to_node": [
+        *[_FLAG, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, *_WIGNER, *_ROWS, _NUMBER],
+        *[_ADDRESS, _FLAG, *_SIZE],
+    ],
+    "wigner_gradient": [
+        *[_FLAG, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, *_WIGNER[1:], *_ROWS],
+        *[_ADDRESS, *_SIZE],
+    ],
+    "bias_silu": [_FLAG, *[_ADDRESS] * 3, _NUMBER, *_SIZE],
+    "bias_silu_backward": [_FLAG, *[_ADDRESS] * 4, _NUMBER, *_SIZE],
+    "gate": [_FLAG, *_FIRST, _ADDRESS, _NUMBER, *_SIZE],
+    "gate_backward": [_FLAG, _ADDRESS, *_FIRST, *[_ADDRESS] * 2, _NUMBER, *_SIZE],
+    "tap_mean": [_FLAG, *_TAPS, _ADDRESS, *_SIZE],
+    "tap_mean_backward": [_FLAG, _ADDRESS, *_TAPS, _ADDRESS, *_SIZE],
 }
 
 
-def usable(*tensors: Tensor) -> bool:
-    """Whether there are kernels for tensors of this kind, in this process and now."""
-    if _disabled or _missing():
-        return False
-    return all(t.is_cpu and t.dtype in PRECISIONS for t in tensors)
-
-
-@torch.compiler.assume_constant_result
-def _missing() -> bool:
-    return _library() is None
+def compiled() -> bool:
+    """Whether there are compiled kernels in this process."""
+    return _library() is not None
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -61,22 +57,11 @@ def _instruction_sets(library: ctypes.CDLL) -> tuple[str, ...]:
     return INSTRUCTION_SETS[: library.ocp_scn_best() + 1]
 
 
-@contextmanager
-def disabled() -> Iterator[None]:
-    """Have :func:`usable` be False within the block, in all threads."""
-    global _disabled  # noqa: PLW0603  # a switch of the process, as torch's own
-    _disabled += 1
-    try:
-        yield
-    finally:
-        _disabled -= 1
-
-
 def call(name: str, *arguments: object) -> None:
     """Call a kernel by its name without prefix; its arguments are not checked."""
     library = _library()
     if library is None:
-        raise RuntimeError("the kernels are not compiled here; see ocp_scn.kernels.usable")
+        raise RuntimeError("the kernels are not compiled here; see ocp_scn.ops.cpu.compiled")
     getattr(library, f"ocp_scn_{name}")(*arguments)
 
 
