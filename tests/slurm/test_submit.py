@@ -10,9 +10,9 @@ import yaml
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch_geometric.data import Data
 
-from ocp_scn.fairchem.lmdb import write_lmdb
 from tests.commands.conftest import refused
 from tests.commands.test_bad_input import structure
+from tests.samples import write_lmdb
 from tests.slurm.cluster import NODES, Cluster, until
 from tests.slurm.conftest import Submit, job_numbers
 
