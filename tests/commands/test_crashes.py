@@ -16,6 +16,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from tests import HANG
 from tests.commands.conftest import ENVIRONMENT, ROOT, Command, refused
 from tests.commands.test_modes import losses
 
@@ -122,7 +123,7 @@ def test_full_disk(config: Path, tmp_path: Path) -> None:
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
         check=False,
     )
     if done.returncode == 77 or "unshare:" in done.stderr:
