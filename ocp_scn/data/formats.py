@@ -49,7 +49,7 @@ def writer(kind: str) -> MakeWriter:
     module, name, needs = _WRITERS[kind]
     try:
         return getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # of a package, or of a name that the other line's package has not
         raise InputError(f"--format {kind} needs {needs}: {error}") from error
 
 

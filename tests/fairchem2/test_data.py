@@ -137,6 +137,14 @@ def test_what_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
         writer._database.delete([2])
 
 
+def test_the_format_of_fairchem_1_needs_fairchem_1(tmp_path, capsys):
+    """The command says so in one line; fairchem 2 has packages of the same names."""
+    source = tmp_path / "mine.traj"
+    write(source, frames())
+    assert main(["convert", str(source), str(tmp_path / "out"), "--format", "lmdb"]) == 2
+    assert capsys.readouterr().err.startswith("error: --format lmdb needs fairchem-core 1.10: ")
+
+
 def test_the_energy_may_be_that_of_the_relaxed_structure(sample):
     """IS2RE: fairchem reads no targets but a row's own energy."""
     config = {"src": str(sample / "is2re/train"), "key_mapping": {"energy": "oc20_energy"}}
