@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ocp_scn import kernels
-from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.config import SCNConfig
 from ocp_scn.graph import Graph
 from ocp_scn.nn import (
@@ -123,7 +122,6 @@ class SCN(TableModule):
         self.register_table("force_weights", weights[:, None] * samples)  # (N, 3)
         self.register_table("harmonics", spherical_harmonics(samples, config.lmax))  # (N, K)
         translate_state_dict(self)
-        keep_freed_memory()
 
     def forward(
         self, elements: Tensor, graph: Graph, frames: Tensor, system: Tensor, num_systems: int
