@@ -9,6 +9,6 @@ from fairchem.core.common.flags import flags
 
 if __name__ == "__main__":
     flags.get_parser().parse_known_args()  # --help and mistakes end here, before what takes seconds to load
-    from ocp_scn.fairchem.launcher import main
+    from ocp_scn.fairchem.v1.launcher import main
 
     sys.exit(main())

@@ -9,6 +9,7 @@ from fairchem.core.common.registry import registry
 from torch import Tensor, nn
 
 import ocp_scn  # noqa: F401  # registers the model
+from ocp_scn.allocator import keep_freed_memory
 
 _MODELS = "fairchem.core.models"
 GRAPH = {"otf_graph": True, "use_pbc": True, "use_pbc_single": True, "regress_forces": True}
@@ -56,6 +57,7 @@ def build(name: str, **changes: Any) -> nn.Module:
     if kind in PEERS:
         settings = {**PEERS[kind]}
         return registry.get_model_class(settings.pop("name"))(**settings)
+    keep_freed_memory()  # as in the processes of main.py
     settings = {**SCN, **VARIANTS[variant]}
     ours = registry.get_model_class("ocp_scn")(**{**settings, **changes})
     if kind == "ours":

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.store import table
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.lmdb import open_data_set
+from ocp_scn.fairchem.v1.lmdb import open_data_set
 from ocp_scn.predictions import structure_name
 
 EPILOG = """example, after make demo-submission:

@@ -17,9 +17,9 @@ from torch_geometric.data import Batch
 from benchmarks.equivariance_rows import Row
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
 from ocp_scn.data.sample import build_initial, combinations, intact
-from ocp_scn.fairchem.checks import check_data_set, check_weights
-from ocp_scn.fairchem.lmdb import to_graph
 from ocp_scn.fairchem.neighbors import find_edges
+from ocp_scn.fairchem.v1.checks import check_data_set, check_weights
+from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.graph import build_graph
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

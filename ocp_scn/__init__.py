@@ -22,8 +22,8 @@ def _fairchem_line() -> str | None:
 
 
 if _fairchem_line() == "1":
-    from ocp_scn.fairchem.registration import register
     from ocp_scn.fairchem.v1 import SphericalChannelNetwork
+    from ocp_scn.fairchem.v1.registration import register
 
     register()
     __all__ += ["SphericalChannelNetwork"]

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from fairchem.core import _cli
+
+from ocp_scn.fairchem.v1 import launcher
 
 PROGRAM = """
 import resource
@@ -40,3 +43,12 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(setting, kep
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, env={**others, **setting}, capture_output=True, text=True, check=True)
     assert float(done.stdout) > 180 if kept else float(done.stdout) < 20
+
+
+def test_runs_of_the_command_line_keep_it(monkeypatch):
+    """A process of ``main.py`` sets its allocator before anything is loaded."""
+    order = []
+    monkeypatch.setattr(launcher, "keep_freed_memory", lambda: order.append("allocator"))
+    monkeypatch.setattr(_cli.Runner, "__call__", lambda self, config: order.append("run"))
+    launcher.Runner()({"mode": "train", "submit": False, "cpu": True, "run_dir": "."})
+    assert order == ["allocator", "run"]

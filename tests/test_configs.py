@@ -16,10 +16,11 @@ from fairchem.core.common.utils import load_config, update_config
 from fairchem.core.modules.scheduler import LRScheduler
 
 from ocp_scn import SphericalChannelNetwork
-from ocp_scn.fairchem.checks import check_model, check_relaxation, check_run
-from ocp_scn.fairchem.launcher import main
-from ocp_scn.fairchem.lmdb import to_graph, write_lmdb
-from ocp_scn.fairchem.registration import NAMES
+from ocp_scn.fairchem.v1.checks import check_model, check_relaxation, check_run
+from ocp_scn.fairchem.v1.launcher import main
+from ocp_scn.fairchem.v1.lmdb import to_graph
+from ocp_scn.fairchem.v1.registration import NAMES
+from tests.samples import write_lmdb
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(

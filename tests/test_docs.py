@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from fairchem.core.common.flags import flags
 
-from ocp_scn.fairchem.checks import check_model
-from ocp_scn.fairchem.launcher import load_config
+from ocp_scn.fairchem.v1.checks import check_model
+from ocp_scn.fairchem.v1.launcher import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

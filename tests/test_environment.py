@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import HANG
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tools" / "environment.sh"
 REQUIREMENTS = [f"requirements/{name}.txt" for name in ("lock", "requirements", "torch")]
@@ -68,7 +70,7 @@ def run_script(*arguments: str, script: Path = SCRIPT, **variables: str) -> subp
         env=kept | variables,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
 

@@ -16,7 +16,7 @@ from ocp_scn.errors import InputError
 # Modules are loaded when they are needed: each wants packages that only its line of fairchem brings.
 _BACKENDS = "ase-db-backends, which comes with fairchem-core 2"
 _WRITERS = {
-    "lmdb": ("ocp_scn.fairchem.lmdb", "LmdbWriter", "fairchem-core 1.10"),
+    "lmdb": ("ocp_scn.fairchem.v1.lmdb", "LmdbWriter", "fairchem-core 1.10"),
     "aselmdb": ("ocp_scn.data.aselmdb", "AseLmdbWriter", _BACKENDS),
 }
 
@@ -49,7 +49,7 @@ def writer(kind: str) -> MakeWriter:
     module, name, needs = _WRITERS[kind]
     try:
         return getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # of a package, or of a name that the other line's package has not
         raise InputError(f"--format {kind} needs {needs}: {error}") from error
 
 

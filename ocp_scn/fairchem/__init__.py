@@ -1,1 +1,1 @@
-"""The only place that knows fairchem: one module for each of its lines."""
+"""The only place that knows fairchem: ``v1`` for fairchem-core 1.10, ``v2`` for 2, and what both share."""

@@ -14,8 +14,8 @@ import torch
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import RELAXED_FILE
-from ocp_scn.fairchem.lmdb import open_data_set
-from ocp_scn.fairchem.relaxations import (
+from ocp_scn.fairchem.v1.lmdb import open_data_set
+from ocp_scn.fairchem.v1.relaxations import (
     RECORD_FILE,
     Relaxed,
     read_relaxed,

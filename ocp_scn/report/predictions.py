@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ocp_scn.fairchem.lmdb import open_data_set
-from ocp_scn.fairchem.metrics import evaluate
+from ocp_scn.fairchem.v1.lmdb import open_data_set
+from ocp_scn.fairchem.v1.metrics import evaluate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from fairchem.core.common.registry import registry
 from benchmarks import ablation
 from benchmarks.models import predict
 from benchmarks.structures import slabs
-from ocp_scn.fairchem.lmdb import to_graph, write_lmdb
+from ocp_scn.fairchem.v1.lmdb import to_graph
+from tests.samples import write_lmdb
 
 RECORD = {"seed": 0, "energy_mae": 1.0, "forces_mae": 0.25, "forces_cosine_similarity": 0.5, "minutes": 1.0}
 

@@ -15,6 +15,7 @@ from benchmarks import equivariance
 from benchmarks.equivariance_rows import ROLL_TAPS
 from benchmarks.store import ROOT
 from ocp_scn import SphericalChannelNetwork
+from tests import HANG
 
 TINY = {
     "lmax": 2,
@@ -38,7 +39,7 @@ def run_equivariance(folder: Path, *words: str) -> list[dict]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

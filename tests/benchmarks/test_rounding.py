@@ -7,7 +7,8 @@ from ase.constraints import FixAtoms
 
 from benchmarks.rounding import main
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.lmdb import to_graph, write_lmdb
+from ocp_scn.fairchem.v1.lmdb import to_graph
+from tests.samples import write_lmdb
 
 ENERGIES = (1.0, -300.0625)  # float16 has the first and -300.0 for the second
 

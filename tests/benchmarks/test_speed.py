@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.store import ROOT
+from tests import HANG
 
 
 def run(name: str, results: Path, *words: str) -> tuple[str, Any]:
@@ -20,7 +21,7 @@ def run(name: str, results: Path, *words: str) -> tuple[str, Any]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

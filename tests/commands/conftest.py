@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import HANG
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -37,7 +39,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
             env={**ENVIRONMENT, **environment},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=HANG,
             check=False,
         )
         if ok:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from ocp_scn.fairchem.lmdb import write_lmdb
 from tests.commands.conftest import Command, refused
+from tests.samples import write_lmdb
 
 pytestmark = pytest.mark.slow
 

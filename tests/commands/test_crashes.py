@@ -16,6 +16,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from tests import HANG
 from tests.commands.conftest import ENVIRONMENT, ROOT, Command, refused
 from tests.commands.test_modes import losses
 
@@ -29,7 +30,7 @@ SETTINGS = ["--timestamp-id", "run", "--print-every", "1", f"--optim.checkpoint_
 
 def train(words: list[str]) -> None:
     """Run ``main.py``; the process has imported what that needs before it was forked."""
-    from ocp_scn.fairchem.launcher import main
+    from ocp_scn.fairchem.v1.launcher import main
 
     torch.set_num_threads(1)
     sys.exit(main(words))
@@ -38,7 +39,7 @@ def train(words: list[str]) -> None:
 def start(config: Path, run: Path) -> BaseProcess:
     """Start the training in a process of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ocp_scn.fairchem.launcher"])
+    context.set_forkserver_preload(["ocp_scn.fairchem.v1.launcher"])
     words = ["--mode", "train", "--config-yml", str(config), "--cpu", "--run-dir", str(run), *SETTINGS]
     process = context.Process(target=train, args=(words,))
     process.start()
@@ -122,7 +123,7 @@ def test_full_disk(config: Path, tmp_path: Path) -> None:
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
         check=False,
     )
     if done.returncode == 77 or "unshare:" in done.stderr:

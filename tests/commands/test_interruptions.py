@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 WARNED = """
 import sys
 from fairchem.core.trainers import OCPTrainer
-from ocp_scn.fairchem.interruption import interruption
-from ocp_scn.fairchem.launcher import main
+from ocp_scn.fairchem.v1.interruption import interruption
+from ocp_scn.fairchem.v1.launcher import main
 
 predict = OCPTrainer.predict
 

@@ -15,8 +15,8 @@ from ase.geometry import find_mic
 from fairchem.core.datasets import LmdbDataset
 from torch_geometric.data import Data
 
-from ocp_scn.fairchem.lmdb import write_lmdb
 from tests.commands.conftest import ENVIRONMENT, ROOT, Command, refused
+from tests.samples import write_lmdb
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 # The process starts once for all of these; each command line gives what a process of its own does.
 RUN_ALL = """
 import json, sys
-from ocp_scn.fairchem.launcher import main
+from ocp_scn.fairchem.v1.launcher import main
 for words in json.loads(sys.argv[1]):
     assert main(words) == 0, words
 """

@@ -20,7 +20,7 @@ from fairchem.core.datasets import LmdbDataset
 from ocp_scn.data import convert
 from ocp_scn.data.__main__ import main
 from ocp_scn.data.references import LinearReferences, ReferenceFit
-from ocp_scn.fairchem.lmdb import LmdbWriter
+from ocp_scn.fairchem.v1.lmdb import LmdbWriter
 
 
 def frames(systems: int = 4, each: int = 5) -> list[Atoms]:

@@ -14,7 +14,7 @@ from fairchem.core.datasets import LmdbDataset
 
 from ocp_scn.data import sample
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.lmdb import to_graph
+from ocp_scn.fairchem.v1.lmdb import to_graph
 
 SYSTEMS, SEED = 12, 3
 SPLITS = ("train", "val", "test")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.jobs import sweep_configs
+from ocp_scn.fairchem.v1.jobs import sweep_configs
 
 CONFIG = {"identifier": "x", "timestamp_id": "now", "optim": {"lr_initial": 1.0}, "model": {"name": "scn"}}
 

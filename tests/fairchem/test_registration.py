@@ -9,7 +9,7 @@ from fairchem.core.common.registry import registry
 from submitit.core.utils import DelayedSubmission
 
 import ocp_scn
-from ocp_scn.fairchem.launcher import Runner
+from ocp_scn.fairchem.v1.launcher import Runner
 
 BUILT_IN = "fairchem.core.models.scn.scn.SphericalChannelNetwork"
 
@@ -30,7 +30,7 @@ def test_names(name):
 
 def test_other_names_can_still_be_registered():
     """Registering twice is harmless, and models of others register as ever."""
-    from ocp_scn.fairchem.registration import register
+    from ocp_scn.fairchem.v1.registration import register
 
     register()
     register()
@@ -111,11 +111,11 @@ def test_submitted_job_registers_the_model(tmp_path):
         from submitit.core.utils import DelayedSubmission
         assert "ocp_scn" not in sys.modules
         job = DelayedSubmission.load("job.pkl")
-        assert type(job.function).__module__ == "ocp_scn.fairchem.launcher"
+        assert type(job.function).__module__ == "ocp_scn.fairchem.v1.launcher"
         assert job.args == ({"model": {"name": "scn"}},)
         from fairchem.core.common.registry import registry
         for name in ("scn", "ocp_scn"):
-            assert registry.get_model_class(name).__module__ == "ocp_scn.fairchem.v1"
+            assert registry.get_model_class(name).__module__ == "ocp_scn.fairchem.v1.model"
         """,
         tmp_path,
     )

@@ -17,8 +17,8 @@ from fairchem.core.datasets import data_list_collater
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.lmdb import to_graph
-from ocp_scn.fairchem.relaxations import (
+from ocp_scn.fairchem.v1.lmdb import to_graph
+from ocp_scn.fairchem.v1.relaxations import (
     Relaxed,
     Results,
     read_relaxed,

@@ -12,8 +12,9 @@ from torch_geometric.data import Data
 
 import ocp_scn  # noqa: F401  # registers the data set
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.lmdb import LmdbWriter, write_lmdb
+from ocp_scn.fairchem.v1.lmdb import LmdbWriter
 from ocp_scn.predictions import shard_bounds
+from tests.samples import write_lmdb
 
 SIZES = (4, 0, 7, 1)  # samples of each file
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import HANG
 from tests.commands.conftest import ENVIRONMENT, ROOT, command  # noqa: F401  # a fixture
 
 if not version("fairchem-core").startswith("2."):
@@ -41,7 +42,7 @@ def fairchem(*words: object, ok: bool = True) -> subprocess.CompletedProcess[str
         env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANG,
         check=False,
     )
     if ok:

@@ -15,7 +15,7 @@ from fairchem.core.datasets import data_list_collater
 from fairchem.core.models.scn import scn
 
 import ocp_scn
-from ocp_scn.fairchem.lmdb import to_graph
+from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.trained import _config_of_fairchem1
 from tests.weights import strengthen
 

@@ -19,6 +19,7 @@ from ocp_scn.checkpoint import main
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v2.checkpoint import build, read
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
+from tests import HANG
 from tests.commands.conftest import ROOT
 from tests.fairchem2.conftest import FAIRCHEM1, needs_fairchem1
 from tests.fairchem2.structures import SETTINGS, SMOOTH, batch_of, conservative, crystal, direct, slab
@@ -142,7 +143,7 @@ def in_fairchem1(folder: Path, *words: object) -> dict[str, np.ndarray]:
     script = Path(__file__).with_name("fairchem1.py")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run(
-        [FAIRCHEM1, script, folder, *map(str, words)], cwd=ROOT, env=environment, check=True, timeout=600
+        [FAIRCHEM1, script, folder, *map(str, words)], cwd=ROOT, env=environment, check=True, timeout=HANG
     )
     return dict(np.load(folder / "predictions.npz"))
 

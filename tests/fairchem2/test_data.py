@@ -25,6 +25,7 @@ from ocp_scn.data.frames import read_frames
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v2 import AseDatabase
 from ocp_scn.submission.structures import read_structures
+from tests import HANG
 from tests.commands.conftest import ROOT
 from tests.fairchem2.conftest import FAIRCHEM1, needs_fairchem1
 from tests.fairchem2.structures import slab
@@ -136,6 +137,14 @@ def test_what_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
         writer._database.delete([2])
 
 
+def test_the_format_of_fairchem_1_needs_fairchem_1(tmp_path, capsys):
+    """The command says so in one line; fairchem 2 has packages of the same names."""
+    source = tmp_path / "mine.traj"
+    write(source, frames())
+    assert main(["convert", str(source), str(tmp_path / "out"), "--format", "lmdb"]) == 2
+    assert capsys.readouterr().err.startswith("error: --format lmdb needs fairchem-core 1.10: ")
+
+
 def test_the_energy_may_be_that_of_the_relaxed_structure(sample):
     """IS2RE: fairchem reads no targets but a row's own energy."""
     config = {"src": str(sample / "is2re/train"), "key_mapping": {"energy": "oc20_energy"}}
@@ -237,7 +246,7 @@ def test_lmdb_files_of_fairchem_1_keep_everything(tmp_path):
     """What fairchem 1's reader finds in its own files, this line's finds in the converted ones."""
     script = Path(__file__).with_name("fairchem1_data.py")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([FAIRCHEM1, script, tmp_path], cwd=ROOT, env=environment, check=True, timeout=600)
+    subprocess.run([FAIRCHEM1, script, tmp_path], cwd=ROOT, env=environment, check=True, timeout=HANG)
     for task in ("s2ef", "is2re"):
         expected = json.loads((tmp_path / f"{task}.json").read_text())
         assert len(expected) > 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import HANG
 from tests.commands.conftest import ROOT
 from tests.fairchem2.conftest import FEW_STEPS, TINY, losses
 
@@ -52,11 +53,11 @@ def test_a_job_of_two_ranks_trains(cluster, sample, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     number = re.search(r"slurm id: (\d+)", done.stdout + done.stderr)[1]
-    cluster.wait(number, seconds=500)
+    cluster.wait(number)
     logs = sorted((tmp_path / "train/logs").rglob(f"{number}_*_log.*"))
     assert len({path.name.split("_")[1] for path in logs}) == 2
     output = subprocess.CompletedProcess([], 0, "".join(path.read_text() for path in logs), "")

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import HANG
+
 SYSTEM_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "setpriv")
 # torch has to resolve the name of the first node; loopback addresses resolve to themselves.
@@ -85,12 +87,12 @@ class Cluster:
         )
         options = [f"--{option}={self.folder}/munge.{ending}" for option, ending in files]
         self._start("munged", "--foreground", "--force", "--num-threads=2", *options)
-        until((self.folder / "munge.socket").exists, 10, "munged does not start")
+        until((self.folder / "munge.socket").exists, "munged does not start")
         self._start("slurmctld", "-D")
         for node in NODES:
             self._start("slurmd", "-D", "-N", node)
         until(lambda: self.run("sinfo", "-h", "-t", "idle", "-p", "urgent", "-o", "%D", check=False) == "2",
-              60, "the nodes do not become idle")  # fmt: skip
+              "the nodes do not become idle")  # fmt: skip
         self.run("srun", "--quiet", "--nodes=2", "--ntasks=2", "--time=1", "true")
 
     def stop(self) -> None:
@@ -98,7 +100,7 @@ class Cluster:
         if len(self._daemons) == 2 + len(NODES):
             self.run("scancel", "--quiet", f"--user={os.getuid()}", check=False)
             # What runs a job's step outlives its node's daemon.
-            until(lambda: not self.run("squeue", "-h", check=False), 30, None)
+            until(lambda: not self.run("squeue", "-h", check=False), None, 30)
         for daemon in reversed(self._daemons):
             daemon.terminate()
         for daemon in self._daemons:
@@ -111,7 +113,7 @@ class Cluster:
         """Run a command of SLURM; return what it printed."""
         done = subprocess.run(
             list(map(str, words)),
-            env=self.environment, capture_output=True, text=True, timeout=60, check=False,
+            env=self.environment, capture_output=True, text=True, timeout=HANG, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
@@ -121,10 +123,10 @@ class Cluster:
         fields = self.run("scontrol", "-o", "show", "job", number).split()
         return dict(reversed([field.split("=", 1) for field in fields if "=" in field]))
 
-    def wait(self, number: str, state: str = "COMPLETED", seconds: float = 240) -> None:
+    def wait(self, number: str, state: str = "COMPLETED") -> None:
         """Wait until a job ends, in the state that is expected."""
         ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE"}
-        until(lambda: self.job(number)["JobState"] in ended, seconds, f"job {number} does not end")
+        until(lambda: self.job(number)["JobState"] in ended, f"job {number} does not end", HANG)
         job = self.job(number)
         assert job["JobState"] == state, f"{job['JobState']}: {Path(job['StdErr']).read_text()[-2000:]}"
 
@@ -157,7 +159,7 @@ class Cluster:
         self._daemons.append(daemon)
 
 
-def until(condition: Callable[[], object], seconds: float, complaint: str | None) -> None:
+def until(condition: Callable[[], object], complaint: str | None, seconds: float = HANG / 4) -> None:
     """Wait for a condition; fail with the complaint, if there is one, when the time is over."""
     end = time.monotonic() + seconds
     while not condition():

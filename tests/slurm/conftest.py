@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import HANG
+
 # The tiny model and data of the other commands' tests.
 from tests.commands.conftest import ROOT, Command, command, config, fairchem, sample
 from tests.slurm.cluster import Cluster, missing
@@ -46,7 +48,7 @@ def submit(cluster: Cluster, config: Path) -> Submit:
             env={**cluster.environment, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=HANG,
             check=False,
         )
 

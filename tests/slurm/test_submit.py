@@ -10,9 +10,9 @@ import yaml
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch_geometric.data import Data
 
-from ocp_scn.fairchem.lmdb import write_lmdb
 from tests.commands.conftest import refused
 from tests.commands.test_bad_input import structure
+from tests.samples import write_lmdb
 from tests.slurm.cluster import NODES, Cluster, until
 from tests.slurm.conftest import Submit, job_numbers
 
@@ -66,10 +66,10 @@ def whole(
 def test_job_at_its_time_limit_goes_on(cluster: Cluster, whole: Path, limited: tuple[Path, str]) -> None:
     """It saves, is requeued, and goes on with the next step; nothing is logged twice."""
     run, number = limited
-    until(lambda: cluster.job(number)["Restarts"] != "0", 120, "the job is not requeued")
+    until(lambda: cluster.job(number)["Restarts"] != "0", "the job is not requeued")
     saved = torch.load(run / "checkpoints/run/checkpoint.pt", weights_only=False)["step"]
     enough = max(saved, STEPS)
-    until(lambda: output(run, number).count(" step: ") > enough, 180, "the job does not go on")
+    until(lambda: output(run, number).count(" step: ") > enough, "the job does not go on")
     cluster.run("scancel", number)
     for tag in ("train/loss", "val/loss"):
         steps = [step for step, _ in logged(run, tag)]
@@ -89,10 +89,10 @@ def test_preempted_job_has_the_curve_of_an_uninterrupted_one(
     cluster: Cluster, submit: Submit, whole: Path, tmp_path: Path
 ) -> None:
     (number,) = job_numbers(submit(tmp_path, *PAIR, "--num-gpus", 2, f"--slurm.nodelist={NODES[0]}"))
-    until(lambda: f"step: {5:.2e}" in output(tmp_path, number), 120, "the job does not train")
+    until(lambda: f"step: {5:.2e}" in output(tmp_path, number), "the job does not train")
     cluster.run("sbatch", "--partition=urgent", f"--nodelist={NODES[0]}", "--exclusive", "--time=1",
                 "--output=/dev/null", "--wrap=true")  # fmt: skip
-    until(lambda: cluster.job(number)["Restarts"] == "1", 60, "the job is not requeued")
+    until(lambda: cluster.job(number)["Restarts"] == "1", "the job is not requeued")
     cluster.wait(number)
     for tag in ("train/loss", "train/lr", "val/loss"):
         assert logged(tmp_path, tag) == logged(whole, tag)
@@ -104,9 +104,9 @@ def test_preempted_job_has_the_curve_of_an_uninterrupted_one(
 def test_two_nodes(cluster: Cluster, submit: Submit, whole: Path, tmp_path: Path) -> None:
     """They train together; interrupted while they import, they start again."""
     (number,) = job_numbers(submit(tmp_path, *PAIR, "--num-nodes", 2, "--optim.max_epochs=1"))
-    until(lambda: "Loading pickle" in output(tmp_path, number), 30, "the job does not start")
+    until(lambda: "Loading pickle" in output(tmp_path, number), "the job does not start")
     cluster.run("scancel", "--signal=USR2", number)
-    until(lambda: cluster.job(number)["Restarts"] == "1", 60, "the job is not requeued")
+    until(lambda: cluster.job(number)["Restarts"] == "1", "the job is not requeued")
     cluster.wait(number)
     assert cluster.job(number)["NodeList"] == "127.0.0.[1-2]"
     curve = logged(tmp_path)

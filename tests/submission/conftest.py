@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from ocp_scn.fairchem.lmdb import write_lmdb
 from ocp_scn.submission.archive import SPLITS
 from ocp_scn.submission.structures import Structures, find_data_sets, read_structures
+from tests.samples import write_lmdb
 
 Arrays = dict[str, np.ndarray]
 STRUCTURES = 12  # of a split

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.lmdb import write_lmdb
 from ocp_scn.predictions import shard_bounds
 from ocp_scn.submission.structures import describe_missing, find_data_sets, lost_shards, read_structures
+from tests.samples import write_lmdb
 
 
 def test_structures_in_any_order(data_sets):

@@ -10,7 +10,7 @@ import pytest
 from fairchem.core.scripts import make_submission_file
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.relaxations import Relaxed, write_relaxed
+from ocp_scn.fairchem.v1.relaxations import Relaxed, write_relaxed
 from ocp_scn.predictions import shard_bounds
 from ocp_scn.submission import check_file, write_file
 from ocp_scn.submission.__main__ import main

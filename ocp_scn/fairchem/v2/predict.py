@@ -16,6 +16,7 @@ from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_ba
 from fairchem.core.units.mlip_unit import load_predict_unit
 from tqdm import tqdm
 
+from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.fairchem.v2.data import AseDatabase
@@ -63,6 +64,7 @@ class PredictRunner(Runner):
         Raises:
             InputError: if two systems have one id, or for a ``task_name`` or shard that there is not.
         """
+        keep_freed_memory()
         dataset = AseDatabase({"src": self.src})
         self.results.parent.mkdir(parents=True, exist_ok=True)  # fails here rather than in the end
         rank, ranks = distutils.get_rank(), distutils.get_world_size()

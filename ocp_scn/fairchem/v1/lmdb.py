@@ -7,7 +7,6 @@ A data set is a folder with ``data.lmdb`` (keys "0", "1", …: pickled graphs; k
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +97,3 @@ class LmdbWriter:
         self._env.sync()
         self._env.close()
         np.savez(self.folder / "metadata.npz", natoms=np.array(self.natoms, dtype=np.int64))
-
-
-def write_lmdb(folder: Path, samples: Iterable[Data]) -> int:
-    """Write all samples into ``folder`` and return their number."""
-    with LmdbWriter(folder) as writer:
-        for sample in samples:
-            writer.add(sample)
-    return len(writer.natoms)

@@ -7,9 +7,9 @@ from typing import Any
 
 from fairchem.core.common.registry import registry
 
-from ocp_scn.fairchem import shards
-from ocp_scn.fairchem.trainer import SCNTrainer
-from ocp_scn.fairchem.v1 import SphericalChannelNetwork
+from ocp_scn.fairchem.v1 import shards
+from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
+from ocp_scn.fairchem.v1.trainer import SCNTrainer
 
 NAMES = ("ocp_scn", "scn")
 # fairchem's names for the one trainer that its configurations of every year mean.

@@ -12,7 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.optim.lr_scheduler import LambdaLR
 
 from ocp_scn.fairchem.files import written_whole
-from ocp_scn.fairchem.interruption import interruption
+from ocp_scn.fairchem.v1.interruption import interruption
 
 
 class ResumableTrainer(OCPTrainer):

@@ -15,7 +15,7 @@ import yaml
 from submitit import AutoExecutor, JobEnvironment
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.interruption import HELD_BACK
+from ocp_scn.fairchem.v1.interruption import HELD_BACK
 
 # Below the ports that systems give to outgoing connections.
 _FIRST_PORT, _PORTS = 10000, 20000

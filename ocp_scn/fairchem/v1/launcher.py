@@ -20,11 +20,12 @@ from submitit.core.utils import FailedJobError
 from submitit.helpers import DelayedSubmission
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
+from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.checks import check_device, check_run, without_unneeded_data
-from ocp_scn.fairchem.files import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
-from ocp_scn.fairchem.interruption import interruption
-from ocp_scn.fairchem.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
+from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
+from ocp_scn.fairchem.v1.folders import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
+from ocp_scn.fairchem.v1.interruption import interruption
+from ocp_scn.fairchem.v1.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
 
 
 class Runner(_cli.Runner):
@@ -36,6 +37,7 @@ class Runner(_cli.Runner):
 
     def __call__(self, config: dict[str, Any]) -> None:
         """Run one process of a configuration."""
+        keep_freed_memory()
         config = without_unneeded_data(config)
         if config["submit"]:
             config = _as_task_of_job(config)

@@ -18,10 +18,10 @@ from fairchem.core.common.registry import registry
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.files import run_folder
-from ocp_scn.fairchem.registration import NAMES
-from ocp_scn.fairchem.relaxations import OPTIMIZER_KEYS, relaxation_settings, system_name
-from ocp_scn.fairchem.v1 import SphericalChannelNetwork
+from ocp_scn.fairchem.v1.folders import run_folder
+from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
+from ocp_scn.fairchem.v1.registration import NAMES
+from ocp_scn.fairchem.v1.relaxations import OPTIMIZER_KEYS, relaxation_settings, system_name
 
 # The data set that each mode cannot do without.
 _NEEDED_SPLIT = {"train": "train", "validate": "val", "predict": "test", "run-relaxations": "relax"}

@@ -13,8 +13,8 @@ from fairchem.core.common import distutils
 from torch.utils.data import BatchSampler
 from tqdm import tqdm
 
-from ocp_scn.fairchem.loading import reopen_databases
-from ocp_scn.fairchem.relaxations import (
+from ocp_scn.fairchem.v1.loading import reopen_databases
+from ocp_scn.fairchem.v1.relaxations import (
     Relaxed,
     Results,
     relax,
@@ -23,7 +23,7 @@ from ocp_scn.fairchem.relaxations import (
     system_name,
     weights_digest,
 )
-from ocp_scn.fairchem.resumption import ResumableTrainer
+from ocp_scn.fairchem.v1.resumption import ResumableTrainer
 
 
 class SCNTrainer(ResumableTrainer):
