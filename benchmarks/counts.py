@@ -18,7 +18,7 @@ from benchmarks.flops import forward_flops
 from benchmarks.models import SCN, VARIANTS, build, predict
 from benchmarks.store import ROOT, table, write_json
 from benchmarks.structures import slabs
-from ocp_scn import kernels
+
 
 RESULTS = ROOT / "docs/results/counts.json"
 COLUMNS = {

@@ -21,7 +21,7 @@ from benchmarks.flops import needed_flops
 from benchmarks.models import build, predict, train_step
 from benchmarks.store import ROOT
 from benchmarks.structures import slab, slabs
-from ocp_scn.ops.products import product
+from ocp_scn.nn.products import product
 
 # Calls are timed for as long as this, after others for as long, which load libraries and fill caches.
 SECONDS = 2.0

@@ -70,7 +70,7 @@ class EdgeBlock(nn.Module):
     def forward(
         self, x: Tensor, elements: tuple[Tensor, Tensor], radial: Tensor, edges: Sequence[Edges]
     ) -> Tensor:
-        """Return the layer's update (A, K, C) of the signals x, (A, K, C), or (A, 1, C) before the first layer.
+        """Return the layer's update (A, K, C) of signals x, (A, K, C), or (A, 1, C) ahead of the first.
 
         Args:
             x: the signals.

@@ -27,8 +27,7 @@ from ocp_scn.sphere import (
     spiral_points,
     wigner_rows,
 )
-from tests.messages import rotate_back, rotate_rows
-from tests.messages import edge_messages
+from tests.messages import edge_messages, rotate_back, rotate_rows
 from tests.weights import strengthen
 
 PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"

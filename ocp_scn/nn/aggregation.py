@@ -12,9 +12,9 @@ from torch.nn.functional import pad
 
 from ocp_scn import ops
 from ocp_scn.nn.activations import silu_of_own
+from ocp_scn.nn.products import input_major, large_products_pay, plus_product, product, product_dtype
 from ocp_scn.nn.recompute import joined, recomputed
 from ocp_scn.ops.chunks import ChunkSizes, chunk_sizes
-from ocp_scn.ops.products import input_major, large_products_pay, plus_product, product, product_dtype
 from ocp_scn.sphere import TableModule, coefficients_to_grid, grid_to_coefficients
 
 # The coefficient (0, 0) of a function that is 1 everywhere.
@@ -77,7 +77,7 @@ class GridAggregation(TableModule):
 class _Update(NamedTuple):
     """What :class:`GridAggregation` computes, some atoms at a time.
 
-    Shapes are those of dim = 0, with coefficients and grid points ahead of atoms; with dim = 1 atoms are ahead.
+    Shapes are those of dim = 0, with coefficients and grid points ahead of atoms; with dim = 1, behind.
     """
 
     to_grid: Tensor  # (G, K)
@@ -100,13 +100,14 @@ class _Update(NamedTuple):
         return joined(found, 1 - self.dim).transpose(1, self.dim)  # (A, K, C')
 
     def vjp(
-        self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], *inputs: Tensor
+        self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], /, *inputs: Tensor
     ) -> Sequence[Tensor | None]:
         x, messages, *weights = inputs
         w1, b1, w2, b2, w3, _ = self._in_dtype(weights)
         of_bands = self._maps_of_bands(w1)
         of_w1: list[Tensor | None] = [None] * len(of_bands)
-        of_w2 = of_w3 = None
+        of_w2: Tensor | None = None
+        of_w3: Tensor | None = None
         biases, of_inputs = [], []
         gradients = gradient.to(w1.dtype).transpose(1, self.dim).tensor_split(self.chunks, 1 - self.dim)
         for both, g in zip(self._both(x, messages), gradients, strict=True):
@@ -130,10 +131,13 @@ class _Update(NamedTuple):
                 of_w1[k] = plus_product(of_w1[k], _rows(u).mT, _rows(v).mT)
                 of_both.append(_linear(v, a.mT))
             of_inputs.append(joined(of_both, self.dim))
-        of_x, of_messages = joined(of_inputs, 1 - self.dim).transpose(1, self.dim).to(x.dtype).chunk(2, dim=-1)
+        of_x, of_messages = (
+            joined(of_inputs, 1 - self.dim).transpose(1, self.dim).to(x.dtype).chunk(2, dim=-1)
+        )
         of_b1, of_b2, of_b3 = (sum(parts[1:], start=parts[0]) for parts in zip(*biases, strict=True))
-        found = [self._weight_of_bands(of_w1), of_b1, of_w2.mT, of_b2, of_w3.mT, of_b3]
-        found = [t.to(weight.dtype) for t, weight in zip(found, weights, strict=True)]
+        of_maps = [t.mT for t in (of_w2, of_w3) if t is not None]
+        found = [self._weight_of_bands([t for t in of_w1 if t is not None]), of_b1, of_maps[0], of_b2]
+        found = [t.to(weight.dtype) for t, weight in zip([*found, of_maps[1], of_b3], weights, strict=True)]
         return [of_x if needed[0] else None, of_messages, *found]
 
     def _in_dtype(self, weights: Sequence[Tensor]) -> list[Tensor]:

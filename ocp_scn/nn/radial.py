@@ -12,8 +12,8 @@ from torch.nn.functional import embedding, silu, threshold
 
 from ocp_scn import ops
 from ocp_scn.nn.activations import silu_of_own
+from ocp_scn.nn.products import product, product_dtype
 from ocp_scn.nn.recompute import recomputed
-from ocp_scn.ops.products import product, product_dtype
 from ocp_scn.sphere import TableModule
 
 
@@ -107,7 +107,7 @@ class _Features(NamedTuple):
         return silu_of_own(product(silu_of_own(first, b1), w2.to(self.dtype)), b2)
 
     def vjp(
-        self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], *inputs: Tensor
+        self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], /, *inputs: Tensor
     ) -> Sequence[Tensor | None]:
         radial, of_source, of_target, w1, b1, w2, b2 = inputs
         first = self._first(radial, of_source, of_target, w1)

@@ -1,4 +1,4 @@
-"""Steps of the network that keep their inputs for the backward pass, and little of what they compute inside."""
+"""Steps of the network that keep their inputs for the backward pass, and little beside."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 class Step(Protocol):
     """A differentiable function of tensors with its derivative written out."""
 
-    def forward(self, *inputs: Tensor, keep: list[Tensor] | None = None) -> Tensor:
+    def forward(self, *inputs: Any, **keep: Any) -> Tensor:
         """Compute the step of differentiable operators.
 
         Args:
             inputs: the tensors.
-            keep: where to put what :meth:`vjp` shall not compute again; nothing in it may be overwritten.
+            keep: ``keep``, a list for what :meth:`vjp` shall not compute again; nothing in it is overwritten.
         """
 
     def vjp(
-        self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], *inputs: Tensor
+        self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], /, *inputs: Any
     ) -> Sequence[Tensor | None]:
         """Return the derivatives by the inputs that need one, from that by the result; nothing is recorded.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from ocp_scn.ops.products import plus_product, product, product_
+from ocp_scn.nn.products import plus_product, product, product_
 from ocp_scn.sphere import TableModule, kept_orders
 
 
@@ -17,18 +17,18 @@ class Taps(TableModule):
     """The linear algebra of T rolls by 2 pi t / T, which needs no rotation once a tap.
 
     A roll by phi leaves m = 0 alone and mixes the orders -m, +m = (n, p) into
-    (n cos - p sin, n sin + p cos) of m phi. With A_n and A_p for a linear map's columns of n and p, the map of
-    a rolled input is therefore
+    (n cos - p sin, n sin + p cos) of m phi. With A_n and A_p for a linear map's columns of n and p, the
+    map of a rolled input is therefore
 
         A_0 u_0 + sum_m cos(m phi) (A_n n + A_p p) + sin(m phi) (A_p n - A_n p):
 
-    the products of n and of p with both A_n and A_p serve any number of taps. What the map multiplies lies in
-    parts, one for each \\|m\\|: u_0, and then n above p, so that each part is a matrix. One tap has one part, in
-    the order of the map's columns.
+    the products of n and of p with both A_n and A_p serve any number of taps. What the map multiplies lies
+    in parts, one for each \\|m\\|: u_0, and then n above p, so that each part is a matrix. One tap has one
+    part, in the order of the map's columns.
 
-    Where signals have the coefficient (0, 0) only, no rotation changes them (``scalars``). The map then needs no
-    more than that coefficient's columns, and one tap stands for all. Rolled back and averaged, coefficients of
-    order m stay as they are if m is a multiple of T, and vanish else.
+    Where signals have the coefficient (0, 0) only, no rotation changes them (``scalars``). The map then
+    needs no more than that coefficient's columns, and one tap stands for all. Rolled back and averaged,
+    coefficients of order m stay as they are if m is a multiple of T, and vanish else.
 
     Args:
         lmax: largest degree of the messages.
@@ -38,7 +38,9 @@ class Taps(TableModule):
     """
 
     mixing: Tensor  # (T, 1 + 4 M), of the products; see :func:`ocp_scn.ops.reference.gate`
-    cos: Tensor  # (T, S), how coefficients of taps are rolled back; see :func:`ocp_scn.ops.reference.tap_mean`
+    cos: (
+        Tensor  # (T, S), how coefficients of taps are rolled back; see :func:`ocp_scn.ops.reference.tap_mean`
+    )
     sin: Tensor  # (T, S)
     opposite: Tensor  # (S,)
     row: Tensor  # (2, S, 3), where both ends' coefficients lie; see :mod:`ocp_scn.ops.reference`
@@ -54,7 +56,10 @@ class Taps(TableModule):
         # sin(m phi) has the sign of m: n cos + p sin for -m, p cos - n sin for +m.
         cos, sin = torch.cos(angles[:, None] * m) / num_taps, torch.sin(angles[:, None] * m) / num_taps
         if scalars:
-            cos, sin = cos.sum(0, keepdim=True).round(decimals=12), torch.zeros(1, len(orders), dtype=cos.dtype)
+            cos, sin = (
+                cos.sum(0, keepdim=True).round(decimals=12),
+                torch.zeros(1, len(orders), dtype=cos.dtype),
+            )
         self.register_table("cos", cos)
         self.register_table("sin", sin)
         opposite = torch.tensor([orders.index((degree, -order)) for degree, order in orders])
@@ -84,7 +89,7 @@ class Taps(TableModule):
         self.register_buffer("row", row.view(2, -1, 3), persistent=False)
 
     def _by_order(self, kept: int, orders: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the rows (2 S, 3) of coefficients sorted by \\|order\\|, and the map's columns in that order."""
+        """Return the rows (2 S, 3) of coefficients sorted by \\|order\\|, and the map's columns so sorted."""
         row, blocks = torch.zeros(2, kept, 3, dtype=torch.long), []
         self.sizes, self.part_of, before = [], [], 0
         for m in range(max(orders) + 1):
@@ -136,9 +141,7 @@ class Taps(TableModule):
         """Return the products (E, 1, out), and (E, 2, out) for each of A_n and A_p, that are to be mixed."""
         parts = self.parts(v)
         products = zip(self.part_of, maps, strict=True)
-        return [
-            product(parts[p], a.mT).unflatten(0, (-1, 1 if p == 0 else 2)) for p, a in products
-        ]
+        return [product(parts[p], a.mT).unflatten(0, (-1, 1 if p == 0 else 2)) for p, a in products]
 
     def first_map_vjp(
         self, v: Tensor, maps: Sequence[Tensor], gradients: Sequence[Tensor], totals: list[Tensor | None]
@@ -163,13 +166,14 @@ class Taps(TableModule):
             last = p
         return of_v
 
-    def weight_gradient(self, weight: Tensor, totals: Sequence[Tensor]) -> Tensor:
+    def weight_gradient(self, weight: Tensor, totals: Sequence[Tensor | None]) -> Tensor:
         """Return the derivative by the weight from those by its maps, which lies in memory as it does."""
+        of_maps = [total for total in totals if total is not None]
         if self.blocks is None:
-            return totals[0].mT.to(weight.dtype)
+            return of_maps[0].mT.to(weight.dtype)
         full = len(self.blocks) == 2 * self.num_kept
         new = weight.new_empty if full else weight.new_zeros
         whole = new(2 * self.num_kept, weight.numel() // (2 * self.num_kept))
-        for of_map, taken in zip(totals, self.blocks.split(self.sizes), strict=True):
+        for of_map, taken in zip(of_maps, self.blocks.split(self.sizes), strict=True):
             whole.index_copy_(0, taken, of_map.to(weight.dtype).view(len(taken), -1))
         return whole.view(weight.mT.shape).mT

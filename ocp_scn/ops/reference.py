@@ -15,9 +15,9 @@ has the rows \\|m\\| <= mmax of each edge's Wigner matrices, degree by degree
 ``starts`` (A + 1,) says where those of each atom begin.
 
 The rows of ``v`` (E n S, C) lie in parts, each of which has the same number of rows of every edge: ``row``
-(n, S, 3) says of coefficient s of end j how many rows of an edge the parts before have, how many this part has,
-and which of these it is. So r(e, j, s) = E before + e size + which, and every row has one coefficient. A part is
-a matrix that a linear map can multiply as it is.
+(n, S, 3) says of coefficient s of end j how many rows of an edge the parts before have, how many this part
+has, and which of these it is. So r(e, j, s) = E before + e size + which, and every row has one coefficient. A
+part is a matrix that a linear map can multiply as it is.
 """
 
 from __future__ import annotations

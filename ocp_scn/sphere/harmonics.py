@@ -80,8 +80,8 @@ def harmonics_in_rows(x: Tensor, y: Tensor, z: Tensor, lmax: int, mmax: int | No
 def _recurrence(lmax: int, mmax: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Return the tables of the recurrence Q_lm = starts + a y Q_(l-1)m + b r^2 Q_(l-2)m.
 
-    Its factors a, b and starts are (L + 1, M + 1, 1), degree by order. Then come where each harmonic finds its
-    degree and order, and its wave, among those (S,), and its norm (S, 1).
+    Its factors a, b and starts are (L + 1, M + 1, 1), degree by order. Then come where each harmonic finds
+    its degree and order, and its wave, among those (S,), and its norm (S, 1).
     """
     a, b, starts = torch.zeros(3, lmax + 1, mmax + 1, 1, dtype=torch.float64)
     for m in range(mmax + 1):

@@ -97,10 +97,9 @@ def packed_wigner(frames: Tensor, lmax: int, mmax: int) -> Tensor:
     return torch.cat([_fit(part, points, inverse, places, lmax, mmax) for part in frames.split(_MAX_FRAMES)])
 
 
-def _fit(
-    frames: Tensor, points: Tensor, inverse: Tensor, places: Tensor, lmax: int, mmax: int
-) -> Tensor:
-    values = harmonics_in_rows(*(frames @ points.mT).unbind(1), lmax, mmax)  # (E, S, P)
+def _fit(frames: Tensor, points: Tensor, inverse: Tensor, places: Tensor, lmax: int, mmax: int) -> Tensor:
+    x, y, z = (frames @ points.mT).unbind(1)  # (E, P) each
+    values = harmonics_in_rows(x, y, z, lmax, mmax)  # (E, S, P)
     products = values @ inverse  # (E, S, K), of which the blocks on the diagonal are wanted
     return products.flatten(1).index_select(1, places)
 
@@ -143,7 +142,7 @@ def _generic_rotation(dtype: torch.dtype, device: torch.device) -> Tensor:
 def _fit_points(
     lmax: int, mmax: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return fit points (P, 3), pinv(Y_l(P))^T of all degrees side by side (P, K), and where blocks lie (B,)."""
+    """Return fit points (P, 3), all pinv(Y_l(P))^T side by side (P, K), and where blocks lie (B,)."""
     # 40 points give condition numbers up to 4.1 for l <= 10; 20 points the same for l <= 6.
     with torch.inference_mode(False):
         points, size = spiral_points(20 if lmax <= 6 else 40), (lmax + 1) ** 2
@@ -151,5 +150,5 @@ def _fit_points(
         ranges = [slice(degree**2, (degree + 1) ** 2) for degree in range(lmax + 1)]
         inverse = torch.cat([torch.linalg.pinv(values[:, r]).T for r in ranges], dim=1)
         degrees = [degree for degree, _ in kept_orders(lmax, mmax)]
-        places = [s * size + k for s, l in enumerate(degrees) for k in range(size)[ranges[l]]]
+        places = [s * size + k for s, degree in enumerate(degrees) for k in range(size)[ranges[degree]]]
         return points.to(device, dtype), inverse.to(device, dtype), torch.tensor(places, device=device)

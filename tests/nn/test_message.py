@@ -8,7 +8,7 @@ from e3nn import o3
 from torch.nn.functional import silu
 
 from ocp_scn.nn import Edges, MessageBlock, split_edges
-from ocp_scn.nn import message as messages
+from ocp_scn.nn import message_vjp as messages
 from ocp_scn.ops.reference import packed_size
 from ocp_scn.sphere import num_coefficients, packed_wigner, polar_rotation, wigner_rows
 from tests.messages import edge_messages, rotate_back, rotate_rows
@@ -187,7 +187,7 @@ def sums_of(block, inputs, lmax, mmax, max_edges, envelope):
 @pytest.mark.parametrize("repeated", [0, 1000], ids=["last values kept", "computed again"])
 @pytest.mark.parametrize(("mmax", "num_taps"), [(0, 1), (1, 1), (1, 4), (2, 5)])
 def test_chunks(mmax, num_taps, repeated, monkeypatch):
-    """Chunks of any size give what all edges at once give: sums, and derivatives by every input and weight."""
+    """Chunks of any size give what all edges at once give: sums, and derivatives by inputs and weights."""
     monkeypatch.setattr(messages, "MAX_REPEATED", repeated)
     lmax, found = 3, []
     block, inputs = block_for(lmax, mmax, num_taps), edges(lmax, num_edges=11)

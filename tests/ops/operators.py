@@ -54,7 +54,9 @@ def rows_in_parts(ends: int, kept: int) -> Tensor:
     """Return where coefficients lie, at random, in up to three parts."""
     number = ends * kept
     borders = [0, *sorted({number // 3, number // 2} - {0}), number]
-    places = [(start, stop - start, k) for start, stop in itertools.pairwise(borders) for k in range(stop - start)]
+    places = [
+        (start, stop - start, k) for start, stop in itertools.pairwise(borders) for k in range(stop - start)
+    ]
     return torch.tensor(places)[torch.randperm(number)].view(ends, kept, 3)
 
 

@@ -1,4 +1,4 @@
-"""The operators in C++ compute what their definitions do, with every instruction set and number of threads."""
+"""The operators in C++ compute what their definitions do, with any instruction set and number of threads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_definitions(size, dtype, threads):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_in_place(size):
-    """What is overwritten gets what the other operators return; sums are added to, and nothing beyond them."""
+    """What is overwritten gets what the other operators return; nothing beyond the sums is added to."""
     for name, values in arguments(size, torch.float32):
         if name == "bias_silu":
             x = values[0].clone()
@@ -74,11 +74,15 @@ def test_other_layouts(size):
     for name, values in arguments(size, torch.float32):
         expected = results(getattr(operators, name), values)
         strided = [
-            v.mT.contiguous().mT if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() > 1 else v
+            v.mT.contiguous().mT
+            if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() > 1
+            else v
             for v in values
         ]
         if name in ("gate", "gate_backward", "tap_mean", "tap_mean_backward"):
-            tables = {"gate": [1], "gate_backward": [2], "tap_mean": [2, 3], "tap_mean_backward": [3, 4]}[name]
+            tables = {"gate": [1], "gate_backward": [2], "tap_mean": [2, 3], "tap_mean_backward": [3, 4]}[
+                name
+            ]
             strided = [values[k] if k in tables else v for k, v in enumerate(strided)]
         for found, wanted in zip(results(getattr(operators, name), strided), expected, strict=True):
             torch.testing.assert_close(found, wanted, msg=lambda m, n=name: f"{n}: {m}")
@@ -143,7 +147,18 @@ def test_instruction_sets(instructions):
     if instructions not in cpu.instruction_sets():
         pytest.skip(f"this processor has no {instructions}")
     env = {**os.environ, cpu.SWITCH: instructions}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "definitions"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "definitions",
+    ]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=HANG, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -158,7 +173,9 @@ def test_switches(tmp_path):
     for path in cpu.FOLDER.iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import torch, library; print(library.compiled())"
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import torch, library; print(library.compiled())"
+    )
     for printed in ("True", "False"):
         assert run(code).stdout.split() == [printed]
         with (tmp_path / "ranges.h").open("a") as source:

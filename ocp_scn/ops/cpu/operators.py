@@ -1,4 +1,4 @@
-"""The operators on CPUs, in C++ for float32 and bfloat16; what :mod:`ocp_scn.ops.reference` does in other dtypes.
+"""The operators on CPUs: in C++ for float32 and bfloat16, by their definitions in other dtypes.
 
 Results have the same bits on any number of threads. Atoms in ``atom`` and ``order`` have to exist: they are
 addresses here. Whoever makes edges checks that.
@@ -147,7 +147,7 @@ def gate(first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, ga
 def gate_backward(
     gradient: Tensor, first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, gate_bias: Tensor
 ) -> list[Tensor]:
-    """Return the derivatives by ``first`` and by the gate; see :func:`ocp_scn.ops.reference.gate_backward`."""
+    """Return the derivatives by ``first`` and the gate, see :func:`ocp_scn.ops.reference.gate_backward`."""
     if not _all_in_dtype_of(gate, first):
         return reference.gate_backward(gradient, first, mixing, bias, gate, gate_bias)
     (edges, hidden), taps = gate.shape, mixing.shape[0]
@@ -212,7 +212,9 @@ def _sum(
     order = None if order is None else order.contiguous()
     matrices = _wigner(wigner, lmax, mmax)
     fits = sums.shape[1] >= (lmax + 1) ** 2 and 3 * v.shape[0] == len(wigner) * row.numel()
-    _check(fits and sums.shape[2] == v.shape[1] and len(sums) + 1 == len(starts), sums, v, wigner, row, starts)
+    _check(
+        fits and sums.shape[2] == v.shape[1] and len(sums) + 1 == len(starts), sums, v, wigner, row, starts
+    )
     signal = sums.data_ptr(), sums.stride(0), sums.shape[2]
     segments = None if order is None else order.data_ptr(), starts.data_ptr()
     rows, size = _rows(row, atom.shape[1], lmax, mmax), (sums.shape[0], torch.get_num_threads())

@@ -41,7 +41,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def product_(out: Tensor, a: Tensor, b: Tensor, *, add: bool) -> None:
-    """Overwrite (M, N) ``out`` by :func:`product`, or add that to it; where no derivative is recorded."""
+    """Overwrite ``out`` (M, N) by :func:`product`, or add that to it; no derivative is recorded."""
     if out.dtype != a.dtype or _takes_onednn(a, b):
         found = product(a, b)
         out.add_(found) if add else out.copy_(found)
@@ -52,7 +52,7 @@ def product_(out: Tensor, a: Tensor, b: Tensor, *, add: bool) -> None:
 
 
 def plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """Return total + :func:`product` in the total's memory; the product itself where there is no total yet."""
+    """Return total + :func:`product` in the total's memory; the product itself if there is no total yet."""
     if total is None:
         return product(a, b)
     product_(total, a, b, add=True)
@@ -60,7 +60,7 @@ def plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Return what the network's matrix products compute in: autocast's dtype where that is on, else that of x."""
+    """Return the dtype of the network's matrix products: autocast's where that is on, else that of x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 

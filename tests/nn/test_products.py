@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from ocp_scn.ops import products
-from ocp_scn.ops.products import input_major, large_products_pay, plus_product, product, product_, product_dtype
+from ocp_scn.nn import products
+from ocp_scn.nn.products import (
+    input_major,
+    large_products_pay,
+    plus_product,
+    product,
+    product_,
+    product_dtype,
+)
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
