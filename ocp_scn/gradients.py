@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ocp_scn.graph import Graph
+from ocp_scn.ops.sums import segment_sum, sum_at_atoms
 
 
 def edge_gradients(energy: Tensor, vec: Tensor, *, create_graph: bool) -> Tensor:
@@ -29,8 +30,8 @@ def edge_gradients(energy: Tensor, vec: Tensor, *, create_graph: bool) -> Tensor
 
 def forces_from_edges(gradient: Tensor, graph: Graph, num_atoms: int) -> Tensor:
     """Return -dE/dpos (A, 3), given dE/dvec (E, 3) and vec = pos[source] - pos[target] + offset."""
-    forces = gradient.new_zeros(num_atoms, 3)
-    return forces.index_add(0, graph.source, -gradient).index_add(0, graph.target, gradient)
+    of_ends = torch.stack([-gradient, gradient], dim=1)  # (E, 2, 3)
+    return sum_at_atoms(of_ends, torch.stack([graph.source, graph.target], dim=1), num_atoms)
 
 
 def stress_from_edges(gradient: Tensor, graph: Graph, system: Tensor, cell: Tensor) -> Tensor:
@@ -44,8 +45,9 @@ def stress_from_edges(gradient: Tensor, graph: Graph, system: Tensor, cell: Tens
         system: (A,) index of each atom's system.
         cell: (B, 3, 3) cell vectors in rows, Å; the stress of a system without a volume is NaN.
     """
-    virial = gradient.new_zeros(len(cell), 3, 3)
     per_edge = graph.vec[:, :, None] * gradient[:, None, :]  # (E, 3, 3)
-    virial = virial.index_add(0, system[graph.target], (per_edge + per_edge.mT) / 2)
+    symmetric = ((per_edge + per_edge.mT) / 2).flatten(1)[:, None]  # (E, 1, 9)
+    per_atom = sum_at_atoms(symmetric, graph.target[:, None], len(system))
+    virial = segment_sum(per_atom, system, len(cell)).unflatten(1, (3, 3))
     volume = torch.linalg.det(cell.to(virial)).abs()
     return virial / volume.where(volume > 0, torch.nan)[:, None, None]
