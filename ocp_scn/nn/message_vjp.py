@@ -104,7 +104,8 @@ def message_vjp(
     """
     a = MessageMaps.of(weights, s.dtype)
     first_maps, into = s.taps.maps(a.w1), s.input_wigner(wigner)
-    found = _Derivatives(torch.zeros_like(x) if needed[0] else None, needed, len(first_maps))
+    sums = torch.zeros_like(x, dtype=wigner.dtype) if needed[0] else None
+    found = _Derivatives(sums, needed, len(first_maps))
     left = iter(kept)
     for chunk in s.chunks:
         first, second = [next(left) for _ in first_maps], next(left)
@@ -117,7 +118,7 @@ def message_vjp(
         e = features[chunk.edges].to(s.dtype)
         of_first = _gate_vjp(s, a, joined(of_second).flatten(0, 1), first, e, found)
         _first_map_vjp(s, of_first, x, into[chunk.edges], chunk.ends, first_maps, found)
-    return found.by_inputs(s, features, wigner, weights)
+    return found.by_inputs(s, x, features, wigner, weights)
 
 
 def _last_map_vjp(
@@ -215,7 +216,7 @@ class _Derivatives:
         self.biases[k] = of_bias if k not in self.biases else self.biases[k].add_(of_bias)
 
     def by_inputs(
-        self, s: MessageSetting, features: Tensor, wigner: Tensor, weights: Sequence[Tensor]
+        self, s: MessageSetting, x: Tensor, features: Tensor, wigner: Tensor, weights: Sequence[Tensor]
     ) -> list[Tensor | None]:
         """Return them in the order of the inputs, in their dtypes."""
         of_weights: list[Tensor | None] = []
@@ -229,7 +230,7 @@ class _Derivatives:
         if of_wigner is not None and of_wigner.shape[1] < wigner.shape[1]:
             of_wigner = pad(of_wigner, (0, wigner.shape[1] - of_wigner.shape[1]))
         return [
-            self.x,
+            None if self.x is None else self.x.to(x.dtype),
             joined(self.features).to(features.dtype) if self.needs_features else None,
             of_wigner,
             joined(self.back) if self.needs_back else None,

@@ -87,7 +87,7 @@ def edge_to_node_(
     values = v[rows_of_edges(row, atom.shape[0])].to(wigner.dtype)  # (E, n, S, C)
     with torch.autocast(v.device.type, enabled=False):
         back = (dense.mT[:, None] @ values).flatten(0, 1)  # (E n, K', C)
-    sums[:, : (lmax + 1) ** 2].index_add_(0, atom.flatten(), back)
+    sums[:, : (lmax + 1) ** 2].index_add_(0, atom.flatten(), back.to(sums.dtype))
 
 
 def wigner_gradient(

@@ -30,9 +30,9 @@ def node_to_edge(
     dtype: torch.dtype,
 ) -> Tensor:
     """Turn atoms' signals into the frames of their edges, see :func:`ocp_scn.ops.reference.node_to_edge`."""
-    if not (dtype in _KINDS and _in_float32(x, wigner)):
+    if not (dtype in _KINDS and x.dtype in _KINDS and _in_float32(wigner)):
         return reference.node_to_edge(x, wigner, atom, row, order, starts, lmax, mmax, dtype)
-    x, wigner, atom = _rows_together(x), wigner.contiguous(), atom.contiguous()
+    x, wigner, atom = _rows_together(x.float()), wigner.contiguous(), atom.contiguous()
     v = x.new_empty(atom.shape[0] * row.shape[0] * row.shape[1], x.shape[2], dtype=dtype)
     matrices = _wigner(wigner, lmax, mmax)
     _check(x.shape[1] >= (lmax + 1) ** 2 and len(wigner) == len(atom), x, wigner, atom)
@@ -93,9 +93,9 @@ def wigner_gradient(
     dtype: torch.dtype,
 ) -> Tensor:
     """Return the derivative by Wigner matrices, see :func:`ocp_scn.ops.reference.wigner_gradient`."""
-    if not (v.dtype in _KINDS and dtype == torch.float32 and _in_float32(x)):
+    if not (v.dtype in _KINDS and x.dtype in _KINDS and dtype == torch.float32):
         return reference.wigner_gradient(v, x, atom, row, order, starts, lmax, mmax, dtype)
-    v, x, atom = v.contiguous(), _rows_together(x), atom.contiguous()
+    v, x, atom = v.contiguous(), _rows_together(x.float()), atom.contiguous()
     result = x.new_empty(atom.shape[0], reference.packed_size(lmax, mmax))
     _, *sizes = _wigner(result, lmax, mmax)
     _check(x.shape[1] >= (lmax + 1) ** 2 and 3 * v.shape[0] == len(atom) * row.numel(), v, x, atom, row)
