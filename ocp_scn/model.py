@@ -25,6 +25,7 @@ from ocp_scn.nn import (
     polynomial_envelope,
     sphere_samples,
     split_edges,
+    sum_messages,
 )
 from ocp_scn.ops.chunks import chunk_sizes
 from ocp_scn.ops.sums import segment_sum
@@ -80,16 +81,10 @@ class EdgeBlock(nn.Module):
         """
         features = self.edge_features(radial, *elements).split([len(of.wigner) for of in edges])  # (E_r, F)
         x = self.downsample(x)  # (A, K, C')
-        scalars = x.shape[1] == 1
-        total, *others = (
-            message(x, *of_resolution, scalars=scalars)
-            for message, *of_resolution in zip(self.messages, features, edges, strict=True)
-        )  # (A, K_r, C') each, the first one with all K coefficients
-        for sums in others:
-            total.narrow(1, 0, sums.shape[1]).add_(sums)
+        sums = sum_messages(self.messages, x, features, edges)  # (A, K, C')
         if self.aggregation is not None:
-            total = self.aggregation(x, total)
-        return self.upsample(total)  # (A, K, C)
+            sums = self.aggregation(x, sums)
+        return self.upsample(sums)  # (A, K, C)
 
 
 class SCN(TableModule):

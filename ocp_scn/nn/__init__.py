@@ -3,7 +3,7 @@
 from ocp_scn.nn.aggregation import GridAggregation
 from ocp_scn.nn.edges import Edges, split_edges
 from ocp_scn.nn.heads import SphereReadout, sphere_samples
-from ocp_scn.nn.message import MessageBlock
+from ocp_scn.nn.message import MessageBlock, sum_messages
 from ocp_scn.nn.radial import EdgeFeatures, RadialBasis, polynomial_envelope
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "polynomial_envelope",
     "sphere_samples",
     "split_edges",
+    "sum_messages",
 ]

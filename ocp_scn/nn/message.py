@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ocp_scn import ops
 from ocp_scn.nn.activations import silu_of_own
 from ocp_scn.nn.edges import Edges
-from ocp_scn.nn.message_vjp import MessageMaps, MessageSetting, message_vjp
+from ocp_scn.nn.message_vjp import MessageMaps, MessageSetting, by_resolution, message_vjp
 from ocp_scn.nn.products import input_major, product, product_dtype
 from ocp_scn.nn.recompute import recomputed
 from ocp_scn.nn.taps import Taps
@@ -72,76 +72,97 @@ class MessageBlock(nn.Module):
         size = self.fc3.out_features
         return sizes.message // size, sizes.last_map // (taps.cos.shape[0] * size)
 
-    def forward(self, x: Tensor, features: Tensor, edges: Edges, *, scalars: bool = False) -> Tensor:
-        """Compute the messages of edges and their sums at the receivers.
-
-        Args:
-            x: (A, K, C') signals of the atoms; degrees above ``lmax`` are not used.
-            features: (E, F) edge features.
-            edges: the edges.
-            scalars: whether x has the coefficient (0, 0) only, K = 1.
-
-        Returns:
-            (A, (lmax + 1)**2, C') sums of the messages, in the dtype of the Wigner matrices.
-        """
-        if self.training:
-            taps = self.taps_of_scalars if scalars else self.taps
+    def setting(self, x: Tensor, edges: Edges) -> MessageSetting:
+        """Return what the messages of edges depend on, beside tensors with derivatives."""
+        if x.shape[1] == 1 < self.num_kept:  # signals have the coefficient (0, 0) only
+            taps = self.taps_of_scalars if self.training else self.eval_taps_of_scalars
         else:
-            taps = self.eval_taps_of_scalars if scalars else self.eval_taps
-        setting = MessageSetting(
-            self.lmax, self.mmax, taps, self.receiver_row, edges.chunks, product_dtype(x)
-        )
+            taps = self.taps if self.training else self.eval_taps
+        return MessageSetting(self.lmax, self.mmax, taps, self.receiver_row, edges.chunks, product_dtype(x))
+
+    def weights(self) -> list[Tensor]:
+        """Return the four maps' weights and biases."""
         maps = (self.fc_features, self.fc1, self.fc2, self.fc3)
-        weights = [tensor for fc in maps for tensor in (fc.weight, fc.bias)]
-        return recomputed(_Messages(setting), x, features, edges.wigner, edges.back, *weights)
+        return [tensor for fc in maps for tensor in (fc.weight, fc.bias)]
+
+    def forward(self, x: Tensor, features: Tensor, edges: Edges) -> Tensor:
+        """Return :func:`sum_messages` of this resolution alone: (A, (lmax + 1)**2, C')."""
+        return sum_messages([self], x, [features], [edges])
+
+
+def sum_messages(
+    blocks: Iterable[MessageBlock], x: Tensor, features: Sequence[Tensor], edges: Sequence[Edges]
+) -> Tensor:
+    """Compute the messages of all resolutions and their sums at the receivers, as one step for autograd.
+
+    Args:
+        blocks: of each resolution, the first one with the largest degree L.
+        x: (A, K, C') signals of the atoms; K = 1 if they have the coefficient (0, 0) only.
+        features: (E, F) edge features of each resolution.
+        edges: those of each resolution.
+
+    Returns:
+        (A, (L + 1)**2, C') sums of the messages, in the dtype of the Wigner matrices.
+    """
+    settings, tensors = [], []
+    for block, e, of_resolution in zip(blocks, features, edges, strict=True):
+        settings.append(block.setting(x, of_resolution))
+        tensors += [e, of_resolution.wigner, of_resolution.back, *block.weights()]
+    return recomputed(_Messages(settings), x, *tensors)
 
 
 class _Messages(NamedTuple):
-    """What :class:`MessageBlock` computes, chunk by chunk."""
+    """The step that :func:`sum_messages` takes."""
 
-    setting: MessageSetting
+    settings: list[MessageSetting]
 
-    def forward(
-        self,
-        x: Tensor,
-        features: Tensor,
-        wigner: Tensor,
-        back: Tensor,
-        *weights: Tensor,
-        keep: list[Tensor] | None = None,
-    ) -> Tensor:
-        s, taps = self.setting, self.setting.taps
-        a = MessageMaps.of(weights, s.dtype)
-        first_maps, into = taps.maps(a.w1), s.input_wigner(wigner)
-        sums = x.new_zeros(0)
-        for number, chunk in enumerate(s.chunks):
-            u = ops.node_to_edge(x, into[chunk.edges], *s.both_ends(chunk.ends), s.dtype)
-            first = taps.first_map(u, first_maps)  # (E', 1 or 2, H) each, to be mixed for the taps
-            opening = product(features[chunk.edges].to(s.dtype), a.w0)
-            h = ops.gate(first, taps.mixing, a.b1, opening, a.b0)  # (E', T, H)
-            second = product(h.flatten(0, 1), a.w2).view_as(h)
-            if keep is not None:
-                keep += [*first, second]
-            for part, (edges, receivers) in enumerate(chunk.receivers):
-                h = second[edges]
-                h = silu_of_own(h, a.b2) if keep is None else ops.bias_silu(h, a.b2)
-                values = product(h.flatten(0, 1), a.w3).unflatten(0, h.shape[:2])  # (E'', T, S C')
-                if keep is not None and s.keeps_values(a):
-                    keep.append(values)
-                v = ops.tap_mean(values, a.b3, taps.cos, taps.sin, taps.opposite)  # (E'', S, C')
-                turned = v.flatten(0, 1), back[chunk.edges][edges], *s.receivers(receivers)
-                if number == part == 0:
-                    sums = ops.edge_to_node(*turned, (s.lmax + 1) ** 2)
+    def forward(self, x: Tensor, *tensors: Tensor, keep: list[Tensor] | None = None) -> Tensor:
+        sums: Tensor | None = None
+        size = (self.settings[0].lmax + 1) ** 2
+        for s, of_resolution in zip(self.settings, by_resolution(tensors), strict=True):
+            for message in _messages(s, x, *of_resolution, keep=keep):
+                if sums is None:
+                    sums = ops.edge_to_node(*message, size)
                 elif torch.is_grad_enabled():
-                    sums = sums + ops.edge_to_node(*turned, (s.lmax + 1) ** 2)
+                    sums = sums + ops.edge_to_node(*message, size)
                 else:
-                    ops.edge_to_node_(sums, *turned)
-        return sums
+                    ops.edge_to_node_(sums, *message)
+        return x if sums is None else sums  # there is always a first chunk
 
     def vjp(
         self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], /, *inputs: Tensor
     ) -> Sequence[Tensor | None]:
-        return message_vjp(self.setting, gradient, kept, needed, *inputs)
+        return message_vjp(self.settings, gradient, kept, needed, *inputs)
+
+
+def _messages(
+    s: MessageSetting,
+    x: Tensor,
+    features: Tensor,
+    wigner: Tensor,
+    back: Tensor,
+    *weights: Tensor,
+    keep: list[Tensor] | None,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the messages of some edges after the others in their frames, and how they turn back."""
+    taps, a = s.taps, MessageMaps.of(weights, s.dtype)
+    first_maps, into = taps.maps(a.w1), s.input_wigner(wigner)
+    for chunk in s.chunks:
+        u = ops.node_to_edge(x, into[chunk.edges], *s.both_ends(chunk.ends), s.dtype)
+        first = taps.first_map(u, first_maps)  # (E', 1 or 2, H) each, to be mixed for the taps
+        opening = product(features[chunk.edges].to(s.dtype), a.w0)
+        h = ops.gate(first, taps.mixing, a.b1, opening, a.b0)  # (E', T, H)
+        second = product(h.flatten(0, 1), a.w2).view_as(h)
+        if keep is not None:
+            keep += [*first, second]
+        for edges, receivers in chunk.receivers:
+            h = second[edges]
+            h = silu_of_own(h, a.b2) if keep is None else ops.bias_silu(h, a.b2)
+            values = product(h.flatten(0, 1), a.w3).unflatten(0, h.shape[:2])  # (E'', T, S C')
+            if keep is not None and s.keeps_values(a):
+                keep.append(values)
+            v = ops.tap_mean(values, a.b3, taps.cos, taps.sin, taps.opposite)  # (E'', S, C')
+            yield v.flatten(0, 1), back[chunk.edges][edges], *s.receivers(receivers)
 
 
 def _taps(lmax: int, mmax: int, num_taps: int) -> tuple[Taps, Taps]:

@@ -214,7 +214,7 @@ def test_derivatives_of_second_order(mmax, num_taps, scalars):
     chunks = split_edges(source, target, ATOMS, (2, 1), recorded=True)
 
     def function(x, e, wigner, envelope):
-        return block(x, e, Edges(wigner, wigner * envelope[:, None], chunks), scalars=scalars)
+        return block(x, e, Edges(wigner, wigner * envelope[:, None], chunks))
 
     inputs = [t.detach().requires_grad_() for t in (x, features, wigner, envelope)]
     assert torch.autograd.gradcheck(function, inputs)
@@ -230,7 +230,7 @@ def test_scalars(mmax, num_taps):
     x, features, source, target, frames = inputs
     wigner = packed_wigner(frames, 3, mmax)
     chunks = split_edges(source, target.sort().values, ATOMS, (4, 2), recorded=True)
-    found = block(x[:, :1], features, Edges(wigner, wigner, chunks), scalars=True)
+    found = block(x[:, :1], features, Edges(wigner, wigner, chunks))
     torch.testing.assert_close(found, expected)
 
 
