@@ -95,7 +95,7 @@ def _edges(
 def _neighbors(data: Any, config: SCNConfig, systems: Systems) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
     """Return source, target, cell offsets (E, 3) and the number of each atom's edges, by our search."""
     _check_mixed(config, systems)
-    if _flat(systems):
+    if _tiny(systems):
         _check_places(data, systems)  # before the many images of a tiny cell are listed
     pairs = find_pairs(systems, config.cutoff, data.pos.device)
     if pairs.suspicious:
@@ -188,9 +188,9 @@ def _check_mixed(config: SCNConfig, systems: Systems) -> None:
     )
 
 
-def _flat(systems: Systems) -> bool:
+def _tiny(systems: Systems) -> bool:
     """Return whether a cell is so flat that atoms are at the places of their images."""
-    heights = 1 / np.linalg.norm(systems.inverse(), axis=1)
+    heights = 1 / np.linalg.norm(systems.inverse, axis=1)
     return bool((systems.periodic & (heights < 2 * MIN_DISTANCE)).any())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from ocp_scn.errors import InputError
 
 # An atom on a face of its cell stays where it is, though rounding puts it beyond; in units of the edges.
 _ON_A_FACE = 1e-6
+# A cell with less than this share of the volume of a box with its edges is flat.
+_NO_VOLUME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -33,24 +36,30 @@ class Systems:
     periodic: np.ndarray
     moved: np.ndarray
 
-    @property
+    @cached_property
     def system(self) -> np.ndarray:
         """(A,) index of each atom's system."""
         return np.repeat(np.arange(len(self.natoms)), self.natoms)
 
-    @property
+    @cached_property
     def first(self) -> np.ndarray:
         """(B,) index of each system's first atom."""
         return np.cumsum(self.natoms) - self.natoms
 
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """(B,) whether a cell has no volume, rounding aside."""
+        cell = self.cell.astype(np.float64)
+        return np.abs(np.linalg.det(cell)) <= _NO_VOLUME * np.linalg.norm(cell, axis=2).prod(1)
+
+    @cached_property
     def inverse(self) -> np.ndarray:
-        """Return the inverse cells (B, 3, 3), float64; the identity for a cell without volume."""
-        flat = np.linalg.det(self.cell.astype(np.float64)) == 0
-        return np.linalg.inv(np.where(flat[:, None, None], np.eye(3), self.cell))
+        """(B, 3, 3) inverse cells, float64; the identity for a cell without volume."""
+        return np.linalg.inv(np.where(self.flat[:, None, None], np.eye(3), self.cell))
 
     def fractional(self) -> np.ndarray:
         """Return the atoms' places (A, 3) in units of the cell vectors, float64."""
-        return (self.pos[:, None] @ self.inverse()[self.system])[:, 0]
+        return (self.pos[:, None] @ self.inverse[self.system])[:, 0]
 
     def wrapped(self) -> Systems:
         """Return the systems with every atom inside its cell along periodic directions.
@@ -104,8 +113,7 @@ def fetch(pos: Tensor, cell: Tensor, natoms: Tensor, pbc: Tensor | None, *others
 
 def check_volumes(systems: Systems) -> None:
     """Raise :class:`InputError` for a periodic cell without volume."""
-    flat = np.linalg.det(systems.cell.astype(np.float64)) == 0
-    wrong = flat & systems.periodic.any(1) & (systems.natoms > 0)
+    wrong = systems.flat & systems.periodic.any(1) & (systems.natoms > 0)
     if wrong.any():
         k = int(wrong.argmax())
         raise InputError(
@@ -121,7 +129,7 @@ def image_atoms(systems: Systems, radius: float) -> tuple[np.ndarray, np.ndarray
     images beyond a box around the system's atoms, which has the cell's shape and the radius as margin:
     in units of a cell vector, n is in it if lowest - reach <= place + n <= highest + reach.
     """
-    place, system, inverse = systems.fractional(), systems.system, systems.inverse()
+    place, system, inverse = systems.fractional(), systems.system, systems.inverse
     reach = radius * np.linalg.norm(inverse, axis=1)  # (B, 3): planes are 1 / norm apart
     lowest, highest = np.full_like(reach, np.inf), np.full_like(reach, -np.inf)
     np.minimum.at(lowest, system, place)

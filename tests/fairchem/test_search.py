@@ -203,6 +203,10 @@ def no_volume(data):
     data.cell[1, 2] = data.cell[1, 0]
 
 
+def hardly_a_volume(data):
+    data.cell[1, 2] = 0.3 * data.cell[1, 0] + 0.7 * data.cell[1, 1]
+
+
 def at_one_place(data):
     data.pos[8] = data.pos[6] + data.cell[1, 0] + torch.tensor([0.003, -0.004, 0.0])
 
@@ -218,6 +222,7 @@ def at_its_image(data):
         (no_cell, "a cell has entries that are not finite numbers"),
         (no_element, "atomic number 90 in system 1, atom 2; expected 0..89"),
         (no_volume, r"cell \[.*\] has no volume, but periodic directions \[True, True, True\]"),
+        (hardly_a_volume, r"cell \[.*\] has no volume, but periodic directions"),
         (at_one_place, "system 1, atom 2 and atom 4 are at one place"),
         (at_its_image, "system 1, atom 0 and atom 0 are at one place"),
     ],
