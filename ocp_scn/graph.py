@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,7 @@ def build_graph(
     *,
     num_resolutions: int,
     max_num_neighbors: int,
+    counts: np.ndarray | None = None,
 ) -> Graph:
     """Cap the edges of each target at the nearest, if wanted, and put near edges before far ones.
 
@@ -68,20 +70,35 @@ def build_graph(
         vec: (E, 3) edge vectors, Å.
         num_resolutions: 1 (all edges near) or 2 (ranks 0..11 near, the rest far).
         max_num_neighbors: edges kept for a target; -1 keeps all.
+        counts: (A,) edges of each target, where they are known on the host: then nothing waits for the
+            device.
     """
     order, rank = sort_by_target(vec.detach().norm(dim=-1), target)
-    kept = rank < max_num_neighbors if max_num_neighbors >= 0 else torch.ones_like(rank, dtype=torch.bool)
-    near = kept & (rank < NEAR_NEIGHBORS) if num_resolutions == 2 else kept
-    groups = [near.nonzero()[:, 0]]
-    if num_resolutions == 2:
-        groups.append((kept & ~near).nonzero()[:, 0])
-    ranks = [rank[group] - k * NEAR_NEIGHBORS for k, group in enumerate(groups)]
-    order = order[torch.cat(groups)]
-    return Graph(
-        source[order],
-        target[order],
-        vec[order],
-        torch.cat(ranks),
-        tuple(len(group) for group in groups),
-        tuple(int(r.max()) + 1 if len(r) else 0 for r in ranks),
-    )
+    limit = max_num_neighbors if max_num_neighbors >= 0 else len(rank)
+    borders = [limit] if num_resolutions == 1 else [min(NEAR_NEIGHBORS, limit), limit]
+    below, widest = _below(rank, borders) if counts is None else _below_by_counts(counts, borders)
+    resolution = (rank >= borders[0]).int()
+    for border in borders[1:]:
+        resolution += rank >= border  # the last border's are cut off
+    kept = torch.argsort(resolution, stable=True)[: below[-1]]
+    order, rank = order[kept], rank[kept]
+    rank[below[0] :] -= borders[0]
+    return Graph(source[order], target[order], vec[order], rank, _differences(below), _differences(widest))
+
+
+def _below(rank: Tensor, borders: list[int]) -> tuple[list[int], list[int]]:
+    """Return how many ranks are below each border, and the largest number of such edges of a target."""
+    counts = [(rank < border).sum() for border in borders]
+    highest = rank.max() + 1 if len(rank) else rank.sum()
+    *below, width = torch.stack([*counts, highest]).tolist()
+    return below, [min(width, border) for border in borders]
+
+
+def _below_by_counts(counts: np.ndarray, borders: list[int]) -> tuple[list[int], list[int]]:
+    """Return the same as :func:`_below`, from the number of edges of each target."""
+    kept = [np.minimum(counts, border) for border in borders]
+    return [int(k.sum()) for k in kept], [int(k.max(initial=0)) for k in kept]
+
+
+def _differences(borders: list[int]) -> tuple[int, ...]:
+    return tuple(end - begin for begin, end in zip([0, *borders], borders, strict=False))

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ocp_scn.fairchem.neighbors import Search, find_edges
-from ocp_scn.fairchem.pairs import radius_graph
+from ocp_scn.fairchem.neighbors import Search, batch_graph
 from ocp_scn.gradients import edge_gradients, forces_from_edges, stress_from_edges
-from ocp_scn.graph import Graph, build_graph
+from ocp_scn.graph import Graph
 from ocp_scn.model import SCN
 from ocp_scn.sphere import edge_frames, random_rolls
 
@@ -18,7 +17,7 @@ from ocp_scn.sphere import edge_frames, random_rolls
 class BatchSCN(SCN):
     """SCN with the steps from a batch of fairchem to its predictions."""
 
-    search: Search = staticmethod(radius_graph)
+    search: Search | None = None  # a radius graph with the interface of fairchem's; None is this package's
 
     def predict(
         self,
@@ -38,6 +37,9 @@ class BatchSCN(SCN):
 
         Returns:
             ``energy`` (B,); with ``regress_forces``, ``forces`` (A, 3); ``stress`` (B, 3, 3) if wanted.
+
+        Raises:
+            InputError: for structures that the model cannot compute.
         """
         if self.config.direct_forces or not self.config.regress_forces:
             energy, forces = self._energy(data, self._graph(data), generator)
@@ -58,11 +60,7 @@ class BatchSCN(SCN):
         return predictions if create_graph else {name: value.detach() for name, value in predictions.items()}
 
     def _graph(self, data: Any) -> Graph:
-        return build_graph(
-            *find_edges(data, self.config, self.search),
-            num_resolutions=self.config.num_resolutions,
-            max_num_neighbors=self.config.max_num_neighbors,
-        )
+        return batch_graph(data, self.config, self.search)
 
     def _energy(
         self, data: Any, graph: Graph, generator: torch.Generator | None

@@ -5,23 +5,51 @@ Both lines of fairchem have nearly the same batches, so this serves both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import repeat
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.pairs import MIN_DISTANCE, coinciding_atoms, radius_graph
+from ocp_scn.fairchem.pairs import coincidence, nearest
+from ocp_scn.fairchem.search import MIN_DISTANCE, compares_all, find_pairs
+from ocp_scn.fairchem.systems import Systems, check_volumes, fetch, to_device
+from ocp_scn.graph import Graph, build_graph
 from ocp_scn.sphere import default_dtype
 
 Search = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def find_edges(data: Any, config: SCNConfig, search: Search = radius_graph) -> tuple[Tensor, Tensor, Tensor]:
+def batch_graph(data: Any, config: SCNConfig, search: Search | None = None) -> Graph:
+    """Return the graph of a batch, on its device, after the checks that it needs.
+
+    Between batch and graph two results are waited for: positions, cells and elements, then the number of
+    each atom's neighbours.
+
+    Args:
+        data: fairchem's batch.
+        config: the model's settings.
+        search: a radius graph with the interface of fairchem's; None is this package's.
+
+    Raises:
+        InputError: for structures that the model cannot compute.
+    """
+    source, target, vec, counts = _edges(data, config, search)
+    return build_graph(
+        source,
+        target,
+        vec,
+        num_resolutions=config.num_resolutions,
+        max_num_neighbors=config.max_num_neighbors,
+        counts=counts,
+    )
+
+
+def find_edges(data: Any, config: SCNConfig, search: Search | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the edges of a batch: source (E,), target (E,) and vec (E, 3) in Å.
 
     Which atoms are neighbours is decided as fairchem's radius graph does, in float32; the vectors
@@ -31,85 +59,86 @@ def find_edges(data: Any, config: SCNConfig, search: Search = radius_graph) -> t
     Args:
         data: fairchem's batch.
         config: the model's settings.
-        search: a radius graph with the interface of fairchem's.
+        search: a radius graph with the interface of fairchem's; None is this package's.
+
+    Raises:
+        InputError: for structures that the model cannot compute.
     """
-    if config.otf_graph:
-        edge_index, offsets = _radius_graph(data, config, search)
-    else:
-        edge_index, offsets = _stored_graph(data)
-    source, target = edge_index
-    vec = data.pos[source] - data.pos[target]
-    if config.use_pbc:
-        cells = data.cell[data.batch[target]]  # (E, 3, 3)
-        vec = vec + (offsets.to(vec)[:, None] @ cells).squeeze(1)
+    source, target, vec, _ = _edges(data, config, search)
     return source, target, vec
 
 
-def check_batch(data: Any, config: SCNConfig) -> None:
-    """Raise :class:`InputError` for structures that the model cannot compute."""
-    outside = (data.atomic_numbers < 0) | (data.atomic_numbers >= config.max_num_elements)
-    if outside.any():
-        atom = int(outside.nonzero()[0])
-        raise InputError(
-            f"atomic number {int(data.atomic_numbers[atom])} in {_system_name(data, atom)}; "
-            f"expected 0..{config.max_num_elements - 1} (max_num_elements={config.max_num_elements})"
-        )
-    finite = torch.isfinite(data.pos).all(dim=1)
-    if not finite.all():
-        atom = int((~finite).nonzero()[0])
-        raise InputError(
-            f"position {data.pos[atom].tolist()} in {_system_name(data, atom)}; expected finite numbers"
-        )
-    if not torch.isfinite(data.cell).all():
-        raise InputError("a cell has entries that are not finite numbers")
-    pair = _coinciding_atoms(data, config.use_pbc)
-    if pair is not None:
-        first, second = pair
-        raise InputError(
-            f"{_system_name(data, first)} and atom {_index_in_system(data, second)} are at one place "
-            f"(closer than {MIN_DISTANCE} Å)"
-        )
+def _edges(
+    data: Any, config: SCNConfig, search: Search | None
+) -> tuple[Tensor, Tensor, Tensor, np.ndarray | None]:
+    """Return source, target, vec and, where known, the number of each atom's edges."""
+    systems, counts = _checked_systems(data, config), None
+    if not config.otf_graph:
+        _check_places(data, systems)
+        (source, target), offsets = _stored_graph(data)
+    elif search is None:
+        source, target, offsets, counts = _neighbors(data, config, systems)
+    else:
+        _check_places(data, systems)
+        (source, target), offsets = _searched_graph(data, config, search, systems)
+    vec = data.pos[source] - data.pos[target]
+    if config.use_pbc:
+        cells = data.cell[data.batch[target]]  # (E, 3, 3)
+        # Not a matrix product, which autocast and TF32 would round to three digits.
+        vec = vec + (offsets.to(vec)[:, :, None] * cells).sum(1)
+    return source, target, vec, counts
 
 
-def _radius_graph(data: Any, config: SCNConfig, search: Search) -> tuple[Tensor, Tensor]:
-    """Return edge_index (2, E) and cell offsets (E, 3) by a search in float32."""
-    indices, offsets, first_atom = [], [], 0
-    for part in _parts(data, single=config.use_pbc_single):
-        part.pbc = torch.tensor([_periodic(part.pbc) if config.use_pbc else [False] * 3])
-        pos, images = _wrap(part.pos, part.cell, part.natoms, part.pbc[0])
-        part.pos, part.cell = pos.float(), part.cell.float()
+# --- searches -------------------------------------------------------------------------------------
+
+
+def _neighbors(data: Any, config: SCNConfig, systems: Systems) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+    """Return source, target, cell offsets (E, 3) and the number of each atom's edges, by our search."""
+    _check_mixed(config, systems)
+    if _tiny(systems):
+        _check_places(data, systems)  # before the many images of a tiny cell are listed
+    pairs = find_pairs(systems, config.cutoff, data.pos.device)
+    if pairs.suspicious:
+        _check_places(data, systems)
+    source, target, offset, counts = pairs.source, pairs.target, pairs.offset, pairs.counts
+    if 0 < config.max_num_neighbors < counts.max(initial=0):
+        on_device = compares_all(data.pos.device)
+        together = on_device or not config.use_pbc_single
+        groups = [len(counts)] if together else systems.natoms.tolist()
+        kept = nearest(pairs, config.max_num_neighbors, groups, stable=on_device)
+        source, target, offset = source[kept], target[kept], offset[kept]
+        counts = np.minimum(counts, config.max_num_neighbors)
+    if systems.moved.any():
+        moved = to_device(systems.moved.astype(np.float32), offset.device)
+        offset = offset - moved[source] + moved[target]
+    return source, target, offset, counts
+
+
+def _searched_graph(data: Any, config: SCNConfig, search: Search, systems: Systems) -> tuple[Tensor, Tensor]:
+    """Return edge_index (2, E) and cell offsets (E, 3) by another search, in float32."""
+    _check_mixed(config, systems)
+    device, size = data.pos.device, 1 if config.use_pbc_single else max(1, len(systems.natoms))
+    pos, cell = (to_device(values.astype(np.float32), device) for values in (systems.pos, systems.cell))
+    moved = to_device(systems.moved.astype(np.float32), device)
+    indices, offsets = [], []
+    for k in range(0, len(systems.natoms), size):
+        natoms = systems.natoms[k : k + size]
+        first = int(systems.first[k])
+        part = SimpleNamespace(
+            pos=pos[first : first + natoms.sum()],
+            cell=cell[k : k + size],
+            natoms=to_device(natoms, device),
+            batch=to_device(np.repeat(np.arange(len(natoms)), natoms), device),
+            pbc=torch.tensor(systems.periodic[k : k + 1]),
+        )
         with default_dtype(torch.float32):  # fairchem mixes its input with the default
             index, offset, _ = search(
                 part, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
             )
-        indices.append(index + first_atom)
-        offsets.append(offset - images[index[0]].to(offset) + images[index[1]].to(offset))
-        first_atom += len(pos)
+        source, target = index + first
+        indices.append(torch.stack([source, target]))
+        offsets.append(offset - moved[source].to(offset) + moved[target].to(offset))
     return torch.cat(indices, dim=1), torch.cat(offsets)
-
-
-def _parts(data: Any, *, single: bool) -> Iterator[SimpleNamespace]:
-    """Yield what a search reads of a batch: all systems together, or each by itself if ``single``."""
-    size = 1 if single else len(data.natoms)
-    pbc = data.pbc.reshape(-1, 3).split(size) if "pbc" in data else repeat(None)
-    first = 0
-    for natoms, cell, periodic in zip(data.natoms.split(size), data.cell.split(size), pbc, strict=False):
-        last = first + int(natoms.sum())
-        batch = torch.repeat_interleave(natoms)
-        pos = data.pos[first:last].detach()
-        yield SimpleNamespace(pos=pos, cell=cell.detach(), natoms=natoms, batch=batch, pbc=periodic)
-        first = last
-
-
-def _wrap(pos: Tensor, cell: Tensor, natoms: Tensor, periodic: Tensor) -> tuple[Tensor, Tensor]:
-    """Move atoms into their cells, which searches take for granted; return images (A, 3) too.
-
-    pos = wrapped + images @ cell, with zero images along directions that are not periodic.
-    """
-    cells = cell.reshape(-1, 3, 3)
-    fractional = pos[:, None] @ torch.linalg.pinv(cells).repeat_interleave(natoms, dim=0)
-    images = fractional.squeeze(1).floor() * periodic.to(pos)
-    return pos - (images[:, None] @ cells.repeat_interleave(natoms, dim=0)).squeeze(1), images
 
 
 def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:
@@ -121,38 +150,67 @@ def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:
     return data.edge_index, data.cell_offsets
 
 
-def _periodic(pbc: Tensor | None) -> list[bool]:
-    """Return whether each of the three directions is periodic; fairchem takes one answer a batch."""
-    if pbc is None:
-        return [True, True, True]
-    rows = pbc.bool()
-    if (rows != rows[0]).any():
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _checked_systems(data: Any, config: SCNConfig) -> Systems:
+    """Return the systems, wrapped; raise :class:`InputError` for those that the model cannot compute."""
+    pbc = data.pbc.reshape(-1, 3) if "pbc" in data else None
+    if not config.use_pbc:
+        pbc = torch.zeros(len(data.natoms), 3, dtype=torch.bool, device=data.pos.device)
+    systems, elements = fetch(data.pos, data.cell, data.natoms, pbc, data.atomic_numbers)
+    outside = (elements < 0) | (elements >= config.max_num_elements)
+    if outside.any():
+        atom = int(outside.argmax())
         raise InputError(
-            f"a batch mixes periodic boundary conditions {rows.unique(dim=0).tolist()}; "
-            "set use_pbc_single: True"
+            f"atomic number {int(elements[atom])} in {_system_name(data, systems, atom)}; "
+            f"expected 0..{config.max_num_elements - 1} (max_num_elements={config.max_num_elements})"
         )
-    return rows[0].tolist()
+    finite = np.isfinite(systems.pos).all(1)
+    if not finite.all():
+        atom = int((~finite).argmax())
+        raise InputError(
+            f"position {systems.pos[atom].tolist()} in {_system_name(data, systems, atom)}; "
+            "expected finite numbers"
+        )
+    if not np.isfinite(systems.cell).all():
+        raise InputError("a cell has entries that are not finite numbers")
+    check_volumes(systems)
+    return systems.wrapped()
 
 
-def _coinciding_atoms(data: Any, use_pbc: bool) -> tuple[int, int] | None:
-    """Return two atoms (indices in the batch) at one place, periodic images included, if any."""
-    first_atom = 0
-    for part in _parts(data, single=True):
-        periodic = torch.tensor(_periodic(part.pbc) if use_pbc else [False] * 3)
-        pos, _ = _wrap(part.pos, part.cell, part.natoms, periodic)
-        pair = coinciding_atoms(pos, part.cell[0], periodic)
-        if pair is not None:
-            return first_atom + pair[0], first_atom + pair[1]
-        first_atom += len(pos)
-    return None
+def _check_mixed(config: SCNConfig, systems: Systems) -> None:
+    if config.use_pbc_single or (systems.periodic == systems.periodic[:1]).all():
+        return
+    raise InputError(
+        f"a batch mixes periodic boundary conditions {np.unique(systems.periodic, axis=0).tolist()}; "
+        "set use_pbc_single: True"
+    )
 
 
-def _index_in_system(data: Any, atom: int) -> int:
-    return atom - int((data.batch < data.batch[atom]).sum())
+def _tiny(systems: Systems) -> bool:
+    """Return whether a cell is so flat that atoms are at the places of their images."""
+    heights = 1 / np.linalg.norm(systems.inverse, axis=1)
+    return bool((systems.periodic & (heights < 2 * MIN_DISTANCE)).any())
 
 
-def _system_name(data: Any, atom: int) -> str:
-    system = int(data.batch[atom])
+def _check_places(data: Any, systems: Systems) -> None:
+    """Raise :class:`InputError` if two atoms are at one place, periodic images included."""
+    pair = coincidence(systems)
+    if pair is not None:
+        first, second = pair
+        raise InputError(
+            f"{_system_name(data, systems, first)} and atom {_index_in_system(systems, second)} "
+            f"are at one place (closer than {MIN_DISTANCE} Å)"
+        )
+
+
+def _index_in_system(systems: Systems, atom: int) -> int:
+    return atom - int(systems.first[systems.system[atom]])
+
+
+def _system_name(data: Any, systems: Systems, atom: int) -> str:
+    system = int(systems.system[atom])
     sid = data.sid[system] if "sid" in data else system
     sid = sid.item() if isinstance(sid, Tensor) else sid
-    return f"system {sid}, atom {_index_in_system(data, atom)}"
+    return f"system {sid}, atom {_index_in_system(systems, atom)}"

@@ -1,7 +1,8 @@
-"""Pairs of atoms within a radius, in time proportional to the number of atoms."""
+"""Which atoms are neighbours: the choice that fairchem's search makes among pairs; atoms at one place."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,13 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ocp_scn.errors import InputError
+from ocp_scn.fairchem.search import MIN_DISTANCE, Pairs, find_pairs, true_indices
+from ocp_scn.fairchem.systems import Systems, check_volumes, fetch, image_atoms, to_device
 
 try:
-    from fairchem.core.graph.radius_graph_pbc import get_max_neighbors_mask, radius_graph_pbc
+    from fairchem.core.graph.radius_graph_pbc import get_max_neighbors_mask
 except ImportError:  # fairchem-core 1.10
-    from fairchem.core.common.utils import get_max_neighbors_mask, radius_graph_pbc
-
-# fairchem's graph takes two atoms closer than this for one and leaves their edge out, Å.
-MIN_DISTANCE = 0.01
-# Room for the rounding of float32 when candidates are looked for, Å.
-_MARGIN = 1e-2
+    from fairchem.core.common.utils import get_max_neighbors_mask
 
 
 def radius_graph(
@@ -27,42 +24,71 @@ def radius_graph(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what fairchem's ``radius_graph_pbc`` does, edge by edge, without comparing all pairs on a CPU.
 
-    fairchem's time and memory grow with the square of the number of atoms. Here candidates come from a
-    k-d tree (Maneewongvatana and Mount 1999, as in scipy); distances, and with them the choice
-    among neighbours at almost equal distances, are computed as fairchem does. A GPU has fairchem's search.
+    Distances, and with them the choice among neighbours at almost equal distances, are computed as
+    fairchem does; of neighbours at equal distances beyond the cap the first ones are kept.
 
     Args:
-        data: ``pos`` (A, 3) Å, wrapped into ``cell`` (B, 3, 3) Å, float32; ``natoms`` (B,); ``pbc`` (1, 3).
+        data: ``pos`` (A, 3) Å, wrapped into ``cell`` (B, 3, 3) Å, float32; ``natoms`` (B,); ``pbc``
+            (1, 3) or (B, 3).
         radius: of the neighbourhood, Å.
         max_num_neighbors: the nearest ones that an atom keeps; all if not positive.
         enforce_max_neighbors_strictly: keep none of those that are as far as the last one.
 
     Returns:
         Sources and targets (2, E), cell offsets (E, 3) of the sources, and edges by system (B,).
+
+    Raises:
+        InputError: for a periodic cell without volume.
     """
-    strictly = enforce_max_neighbors_strictly
-    if data.pos.is_cuda:
-        return radius_graph_pbc(data, radius, max_num_neighbors, enforce_max_neighbors_strictly=strictly)
-    sources, targets, offsets, distances2, first = [], [], [], [], 0
-    for natoms, cell in zip(data.natoms.tolist(), data.cell, strict=True):
-        pos = data.pos[first : first + natoms]
-        source, target, offset = _candidates(pos, cell, data.pbc[0], radius + _MARGIN)
-        distance2 = _distances2(pos, cell, source, target, offset)
-        near = (distance2 <= radius * radius) & (distance2 > MIN_DISTANCE**2)
-        sources.append(source[near] + first)
-        targets.append(target[near] + first)
-        offsets.append(offset[near])
-        distances2.append(distance2[near])
-        first += natoms
-    target = torch.cat(targets)
+    systems, *_ = fetch(data.pos, data.cell, data.natoms, data.pbc.expand(len(data.natoms), 3))
+    check_volumes(systems)
+    pairs = find_pairs(systems, radius, data.pos.device)
     kept, counts = get_max_neighbors_mask(
         natoms=data.natoms,
-        index=target,
-        atom_distance=torch.cat(distances2),
+        index=pairs.target,
+        atom_distance=pairs.distance2,
         max_num_neighbors_threshold=max_num_neighbors,
-        enforce_max_strictly=strictly,
+        enforce_max_strictly=enforce_max_neighbors_strictly,
     )
-    return torch.stack((torch.cat(sources), target))[:, kept], torch.cat(offsets)[kept], counts
+    return torch.stack((pairs.source, pairs.target))[:, kept], pairs.offset[kept], counts
+
+
+def nearest(pairs: Pairs, max_num_neighbors: int, groups: Sequence[int], *, stable: bool) -> Tensor:
+    """Return the indices of the pairs that a strict cap leaves, in their order.
+
+    Args:
+        pairs: all within the radius.
+        max_num_neighbors: pairs that a target keeps; all if not positive.
+        groups: numbers of atoms that fairchem would search together.
+        stable: keep the first ones of pairs at equal float32 distances, as fairchem does on GPUs. On CPUs
+            it leaves the choice to torch's sort, whose choice depends on the group's largest number of
+            pairs; False chooses likewise.
+    """
+    atoms = np.cumsum([0, *groups])
+    edges = np.concatenate([[0], np.cumsum(pairs.counts)])[atoms]
+    kept = []
+    for first, last, begin, end in zip(atoms, atoms[1:], edges, edges[1:], strict=False):
+        target, distance2 = pairs.target[begin:end], pairs.distance2[begin:end]
+        if len(groups) == 1:
+            return _nearest(target, distance2, pairs.counts, max_num_neighbors, stable)
+        counts = pairs.counts[first:last]
+        kept.append(_nearest(target - first, distance2, counts, max_num_neighbors, stable) + begin)
+    return torch.cat(kept)
+
+
+def _nearest(target: Tensor, distance2: Tensor, counts: np.ndarray, cap: int, stable: bool) -> Tensor:
+    """Return :func:`nearest` of one group, whose atoms count from 0."""
+    width, device = int(counts.max(initial=0)), target.device
+    index = torch.arange(len(target), device=device)
+    if not 0 < cap < width:
+        return index
+    first = to_device(np.cumsum(counts) - counts, device)
+    place = index - first[target]  # among its target's pairs
+    table = distance2.new_full((len(counts), width), torch.inf)
+    table[target, place] = distance2
+    order = table.sort(dim=1, stable=stable).indices
+    kept = torch.zeros_like(table, dtype=torch.bool).scatter_(1, order[:, :cap], True)
+    return true_indices(kept[target, place], int(np.minimum(counts, cap).sum()))
 
 
 def coinciding_atoms(pos: Tensor, cell: Tensor, periodic: Tensor) -> tuple[int, int] | None:
@@ -73,52 +99,25 @@ def coinciding_atoms(pos: Tensor, cell: Tensor, periodic: Tensor) -> tuple[int, 
         cell: (3, 3) Å.
         periodic: (3,) whether images lie along each cell vector.
     """
-    source, target, offset = _candidates(pos, cell, periodic, MIN_DISTANCE)
-    other = (source != target) | offset.any(dim=1)
-    return (int(target[other][0]), int(source[other][0])) if other.any() else None
+    systems, *_ = fetch(pos, cell[None], torch.tensor([len(pos)]), periodic[None])
+    return coincidence(systems)
 
 
-def _candidates(pos: Tensor, cell: Tensor, periodic: Tensor, radius: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return source, target (E',) and offset (E', 3) of all pairs within a radius, in fairchem's order.
-
-    That is by target, source and offset; an atom's pair with itself is among them.
-    """
-    atoms = pos.double().cpu().numpy()
-    if len(atoms) == 0:
-        nothing = torch.zeros(0, dtype=torch.long)
-        return nothing, nothing, pos.new_zeros(0, 3)
-    vectors = cell.double().cpu().numpy()
-    if periodic.any() and np.linalg.det(vectors) == 0:
-        raise InputError(
-            f"cell {vectors.tolist()} has no volume, but periodic directions {periodic.tolist()}"
+def coincidence(systems: Systems) -> tuple[int, int] | None:
+    """Return two atoms (indices in the batch) closer than :data:`MIN_DISTANCE`, if any; images count."""
+    source, offset = image_atoms(systems, MIN_DISTANCE)
+    pos, cell = systems.pos.astype(np.float64), systems.cell.astype(np.float64)
+    moved = pos[source] + (offset[:, None] @ cell[systems.system[source]])[:, 0]
+    image_system = systems.system[source]
+    for system, (first, natoms) in enumerate(zip(systems.first, systems.natoms, strict=True)):
+        mine = np.flatnonzero(image_system == system)
+        tree = cKDTree(moved[mine])
+        found = cKDTree(pos[first : first + natoms]).sparse_distance_matrix(
+            tree, MIN_DISTANCE, output_type="ndarray"
         )
-    cells = _cells(vectors, periodic.cpu().numpy(), radius)  # (U, 3)
-    images = (cells @ vectors)[:, None] + atoms  # (U, A, 3)
-    reachable = ((images >= atoms.min(0) - radius) & (images <= atoms.max(0) + radius)).all(-1)
-    which_cell, source = np.nonzero(reachable)
-    tree = cKDTree(images[reachable])
-    pairs = cKDTree(atoms).sparse_distance_matrix(tree, radius, output_type="ndarray")
-    target, image = pairs["i"], pairs["j"]
-    order = np.lexsort((which_cell[image], source[image], target))
-    target, image = target[order], image[order]
-    offset = torch.from_numpy(cells[which_cell[image]]).to(pos)
-    found = [torch.from_numpy(index).to(pos.device) for index in (source[image], target)]
-    return found[0], found[1], offset
-
-
-def _cells(vectors: np.ndarray, periodic: np.ndarray, radius: float) -> np.ndarray:
-    """Return the offsets (U, 3) of all cells that a radius around the cell at 0 reaches, in order."""
-    ranges = []
-    for k in range(3):
-        count = 0
-        if periodic[k]:
-            normal = np.cross(vectors[k - 2], vectors[k - 1])
-            count = int(np.ceil(radius * np.linalg.norm(normal) / abs(np.linalg.det(vectors))))
-        ranges.append(np.arange(-count, count + 1.0))
-    return np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
-def _distances2(pos: Tensor, cell: Tensor, source: Tensor, target: Tensor, offset: Tensor) -> Tensor:
-    """Return squared distances (E',), rounded as fairchem's are."""
-    moved = pos[source] + (cell.T @ offset.T).T
-    return ((pos[target] - moved) ** 2).sum(dim=1)
+        target, image = found["i"] + first, mine[found["j"]]
+        other = (source[image] != target) | offset[image].any(1)
+        if other.any():
+            k = np.lexsort((image[other], target[other]))[0]
+            return int(target[other][k]), int(source[image][other][k])
+    return None

@@ -129,12 +129,10 @@ class _Update(NamedTuple):
             of_both = []
             for k, (u, v, a) in enumerate(self._ranges(both, of_first, of_bands)):
                 of_w1[k] = plus_product(of_w1[k], _rows(u).mT, _rows(v).mT)
-                of_both.append([_linear(v, half) for half in a.mT.chunk(2)])  # of old and new signals
-            of_inputs.append([joined(parts, self.dim) for parts in zip(*of_both, strict=True)])
-        of_x, of_messages = (
-            joined(parts, 1 - self.dim).transpose(1, self.dim).to(x.dtype)
-            for parts in zip(*of_inputs, strict=True)
-        )
+                of_both.append(_linear(v, a.mT))
+            of_inputs.append(joined(of_both, self.dim))
+        of_both = joined(of_inputs, 1 - self.dim).transpose(1, self.dim)
+        of_x, of_messages = of_both.to(x.dtype).chunk(2, dim=-1)
         of_b1, of_b2, of_b3 = (sum(parts[1:], start=parts[0]) for parts in zip(*biases, strict=True))
         of_maps = [t.mT for t in (of_w2, of_w3) if t is not None]
         found = [self._weight_of_bands([t for t in of_w1 if t is not None]), of_b1, of_maps[0], of_b2]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.fairchem.batches import BatchSCN
-from ocp_scn.fairchem.neighbors import check_batch
 
 
 class SphericalChannelNetwork(BatchSCN, GraphModelMixin):
@@ -53,7 +52,6 @@ class SphericalChannelNetwork(BatchSCN, GraphModelMixin):
                 number the model has no embedding for.
         """
         start = time.perf_counter()
-        check_batch(data, self.config)
         predictions = self.predict(
             data,
             stress=self.config.regress_stress,

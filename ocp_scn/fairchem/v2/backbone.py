@@ -18,13 +18,11 @@ from torch import Tensor
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
-from ocp_scn.fairchem.neighbors import check_batch
-from ocp_scn.fairchem.pairs import radius_graph
 from ocp_scn.fairchem.v2.tasks import check_tasks, stress_tasks
 from ocp_scn.state_dict import keep_own_names
 
-# 1 chooses the neighbours that fairchem-core 1.10 does.
-_SEARCHES = {1: radius_graph, 2: radius_graph_pbc_v2, 3: radius_graph_pbc_nvidia}
+# 1 is this package's, which chooses the neighbours that fairchem-core 1.10 does.
+_SEARCHES = {1: None, 2: radius_graph_pbc_v2, 3: radius_graph_pbc_nvidia}
 
 
 class SCNBackbone(BatchSCN, BackboneInterface):
@@ -75,7 +73,6 @@ class SCNBackbone(BatchSCN, BackboneInterface):
             )
         elements = data["atomic_numbers"].long()
         data["atomic_numbers_full"], data["batch_full"] = elements, data["batch"]  # for element references
-        check_batch(data, self.config)
         trained = any(weight.requires_grad for weight in self.parameters())
         return self.predict(
             data, stress=self.regress_config.stress, create_graph=trained and torch.is_grad_enabled()

@@ -1,0 +1,147 @@
+"""The systems of a batch as searches read them: on the host, checked, and inside their cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ocp_scn.errors import InputError
+
+# An atom on a face of its cell stays where it is, though rounding puts it beyond; in units of the edges.
+_ON_A_FACE = 1e-6
+# A cell with less than this share of the volume of a box with its edges is flat.
+_NO_VOLUME = 1e-9
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Positions and cells of B systems with A atoms in all, on the host.
+
+    Attributes:
+        pos: (A, 3) positions, Å, in the batch's precision.
+        cell: (B, 3, 3) cell vectors in rows, Å.
+        natoms: (B,) number of atoms.
+        periodic: (B, 3) whether images lie along each cell vector.
+        moved: (A, 3) whole cells by which :meth:`wrapped` moved each atom: it was at pos + moved @ cell.
+    """
+
+    pos: np.ndarray
+    cell: np.ndarray
+    natoms: np.ndarray
+    periodic: np.ndarray
+    moved: np.ndarray
+
+    @cached_property
+    def system(self) -> np.ndarray:
+        """(A,) index of each atom's system."""
+        return np.repeat(np.arange(len(self.natoms)), self.natoms)
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """(B,) index of each system's first atom."""
+        return np.cumsum(self.natoms) - self.natoms
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """(B,) whether a cell has no volume, rounding aside."""
+        cell = self.cell.astype(np.float64)
+        return np.abs(np.linalg.det(cell)) <= _NO_VOLUME * np.linalg.norm(cell, axis=2).prod(1)
+
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        """(B, 3, 3) inverse cells, float64; the identity for a cell without volume."""
+        return np.linalg.inv(np.where(self.flat[:, None, None], np.eye(3), self.cell))
+
+    def fractional(self) -> np.ndarray:
+        """Return the atoms' places (A, 3) in units of the cell vectors, float64."""
+        return (self.pos[:, None] @ self.inverse[self.system])[:, 0]
+
+    def wrapped(self) -> Systems:
+        """Return the systems with every atom inside its cell along periodic directions.
+
+        fairchem's search takes that for granted, and its choice among equal distances depends on it.
+        """
+        fractional = self.fractional()
+        outside = self.periodic[self.system] & (np.abs(fractional - 0.5) > 0.5 + _ON_A_FACE)
+        if not outside.any():
+            return self
+        moved = np.where(outside, np.floor(fractional), 0)
+        shift = (moved.astype(self.pos.dtype)[:, :, None] * self.cell[self.system]).sum(1)
+        return replace(self, pos=self.pos - shift, moved=self.moved + moved)
+
+
+def to_host(values: Tensor) -> np.ndarray:
+    """Return a copy on the host; the graph waits for its device here and nowhere else."""
+    return values.detach().to("cpu", copy=True).numpy()
+
+
+def to_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Return a copy on the device, or the same memory on a CPU; waits for nothing."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fetch(pos: Tensor, cell: Tensor, natoms: Tensor, pbc: Tensor | None, *others: Tensor) -> list[Any]:
+    """Return :class:`Systems`, as they are, and other tensors as float64 arrays, in one transfer.
+
+    Args:
+        pos: (A, 3) Å, float32 or float64.
+        cell: (B, 3, 3) Å.
+        natoms: (B,) number of atoms.
+        pbc: (B, 3) whether images lie along each cell vector; everywhere if None.
+        others: what else is wanted of the device.
+    """
+    parts = [pos, cell, natoms, *([] if pbc is None else [pbc]), *others]
+    packed = to_host(torch.cat([part.detach().flatten().double() for part in parts]))
+    arrays = np.split(packed, np.cumsum([part.numel() for part in parts])[:-1])
+    size, dtype = len(natoms), np.dtype(str(pos.dtype).removeprefix("torch."))
+    periodic = np.ones((size, 3), dtype=bool) if pbc is None else arrays[3].reshape(-1, 3) != 0
+    systems = Systems(
+        pos=arrays[0].reshape(-1, 3).astype(dtype),
+        cell=arrays[1].reshape(-1, 3, 3).astype(dtype),
+        natoms=arrays[2].astype(np.int64),
+        periodic=np.broadcast_to(periodic, (size, 3)),
+        moved=np.zeros((len(pos), 3)),
+    )
+    return [systems, *arrays[len(parts) - len(others) :]]
+
+
+def check_volumes(systems: Systems) -> None:
+    """Raise :class:`InputError` for a periodic cell without volume."""
+    wrong = systems.flat & systems.periodic.any(1) & (systems.natoms > 0)
+    if wrong.any():
+        k = int(wrong.argmax())
+        raise InputError(
+            f"cell {systems.cell[k].astype(np.float64).tolist()} has no volume, "
+            f"but periodic directions {systems.periodic[k].tolist()}"
+        )
+
+
+def image_atoms(systems: Systems, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return sources (I,) and offsets (I, 3) of all images that may be within a radius of an atom.
+
+    They are in order, by source, then by offset, and the atoms themselves are among them. Left out are
+    images beyond a box around the system's atoms, which has the cell's shape and the radius as margin:
+    in units of a cell vector, n is in it if lowest - reach <= place + n <= highest + reach.
+    """
+    place, system, inverse = systems.fractional(), systems.system, systems.inverse
+    reach = radius * np.linalg.norm(inverse, axis=1)  # (B, 3): planes are 1 / norm apart
+    lowest, highest = np.full_like(reach, np.inf), np.full_like(reach, -np.inf)
+    np.minimum.at(lowest, system, place)
+    np.maximum.at(highest, system, place)
+    periodic = systems.periodic[system]
+    begin = np.where(periodic, np.ceil((lowest - reach)[system] - place), 0).astype(np.int64)
+    end = np.where(periodic, np.floor((highest + reach)[system] - place), 0).astype(np.int64)
+    sizes = end - begin + 1  # (A, 3)
+    numbers = sizes.prod(1)
+    source = np.repeat(np.arange(len(place)), numbers)
+    rest = np.arange(len(source)) - (np.cumsum(numbers) - numbers)[source]
+    offset = np.empty((len(source), 3), dtype=np.int64)
+    for k in (2, 1, 0):
+        rest, offset[:, k] = np.divmod(rest, sizes[source, k])
+    return source, offset + begin[source]

@@ -1,0 +1,322 @@
+"""Both ways to find pairs give the same pairs, and the graph of a batch costs a device two waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk as crystal_of
+from ase.build import fcc111
+from fairchem.core.common.utils import get_max_neighbors_mask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.structures import slabs
+from ocp_scn.config import SCNConfig
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem import search
+from ocp_scn.fairchem.neighbors import batch_graph, find_edges
+from ocp_scn.fairchem.pairs import nearest
+from ocp_scn.fairchem.search import comparing_all, find_pairs
+from ocp_scn.fairchem.systems import Systems
+from ocp_scn.graph import build_graph
+from tests.structures import batch_of, bulk, molecule, slab
+
+CPU = torch.device("cpu")
+CONFIG = SCNConfig(otf_graph=True, cutoff=6.0, max_num_neighbors=20)
+few_examples = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def systems_of(*structures: Atoms) -> Systems:
+    """Return structures as a search reads them, wrapped."""
+    return Systems(
+        pos=np.concatenate([atoms.positions for atoms in structures]),
+        cell=np.stack([atoms.cell.array for atoms in structures]),
+        natoms=np.array([len(atoms) for atoms in structures]),
+        periodic=np.stack([atoms.pbc for atoms in structures]),
+        moved=np.zeros((sum(map(len, structures)), 3)),
+    ).wrapped()
+
+
+def random_structure(seed: int) -> Atoms:
+    """Return 0 to 9 atoms in, or around, a skewed cell of either handedness, periodic in some directions."""
+    rng = np.random.default_rng(seed)
+    cell = np.zeros((3, 3))
+    while abs(np.linalg.det(cell)) < 4:
+        cell = rng.normal(size=(3, 3)) * rng.uniform(1.5, 6)
+    places = rng.random((rng.integers(0, 10), 3)) * (4 if rng.random() < 0.5 else 1) - rng.integers(0, 2)
+    pbc = rng.random(3) < 0.7
+    atoms = Atoms("H" * len(places), cell=cell, positions=places @ cell, pbc=pbc)
+    if not pbc.any() and rng.random() < 0.5:
+        atoms.cell[:] = 0
+    return atoms
+
+
+def both(systems: Systems, radius: float) -> tuple[search.Pairs, search.Pairs]:
+    """Return the pairs found by the library and those found by comparing all."""
+    found = find_pairs(systems, radius, CPU)
+    with comparing_all():
+        return found, find_pairs(systems, radius, CPU)
+
+
+def assert_same(first, second):
+    """Assert that two results have the same bits, field by field."""
+    for name, value in vars(first).items():
+        other = getattr(second, name)
+        assert torch.equal(value, other) if torch.is_tensor(value) else np.array_equal(value, other), name
+        assert not torch.is_tensor(value) or value.dtype == other.dtype, name
+
+
+@few_examples
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=4), st.floats(2.0, 7.0), st.booleans())
+def test_both_ways_give_the_same_pairs(seeds, radius, many_chunks):
+    before = search.MAX_PAIRS
+    search.MAX_PAIRS = 100 if many_chunks else before
+    try:
+        assert_same(*both(systems_of(*map(random_structure, seeds)), radius))
+    finally:
+        search.MAX_PAIRS = before
+
+
+@few_examples
+@given(st.integers(0, 10**6), st.floats(2.0, 5.0))
+def test_pairs_are_those_within_the_radius(seed, radius):
+    """Found by looking at all images of nearby cells, in float64."""
+    systems = systems_of(random_structure(seed))
+    pairs, pos, cell = find_pairs(systems, radius, CPU), systems.pos, systems.cell[0]
+    volume = abs(np.linalg.det(cell)) or 1.0
+    heights = [volume / (np.linalg.norm(np.cross(cell[k - 2], cell[k - 1])) or 1.0) for k in range(3)]
+    most = [
+        int(np.ceil(radius / h)) + 1 if p else 0 for h, p in zip(heights, systems.periodic[0], strict=True)
+    ]
+    cells = np.array(list(np.ndindex(*[2 * m + 1 for m in most]))) - most
+    distance = np.linalg.norm(pos[:, None, None] - pos[None, :, None] - cells @ cell, axis=-1)
+    expected = Counter()
+    for target, source, k in np.argwhere((distance <= radius) & (distance > search.MIN_DISTANCE)):
+        assert abs(distance[target, source, k] - radius) > 1e-5  # else rounding decides
+        expected[(target, source, *cells[k])] += 1
+    rows = torch.cat([pairs.target[:, None], pairs.source[:, None], pairs.offset.long()], dim=1).tolist()
+    assert Counter(map(tuple, rows)) == expected
+    assert rows == sorted(rows)
+    assert pairs.counts.tolist() == [sum(row[0] == atom for row in rows) for atom in range(len(pos))]
+
+
+CRYSTALS = {
+    "fcc": lambda: crystal_of("Cu"),
+    "rock salt": lambda: crystal_of("NaCl", "rocksalt", a=5.64, cubic=True),
+    "surface": lambda: fcc111("Pt", (2, 2, 3), vacuum=8.0, periodic=True),
+    "an atom and its near images": lambda: Atoms("H", cell=[0.005, 3, 3], pbc=True),
+    "an atom": lambda: Atoms("H"),
+    "nothing": Atoms,
+    "atoms far apart": lambda: Atoms("H3", [[0, 0, 0], [1, 0, 0], [1e7, 1e7, 0]]),
+}
+
+
+@pytest.mark.parametrize("structure", CRYSTALS.values(), ids=CRYSTALS.keys())
+def test_both_ways_give_the_same_pairs_of_crystals(structure):
+    assert_same(*both(systems_of(structure(), structure()), 6.0))
+
+
+@pytest.mark.parametrize("cap", [1, 7, 20, 40])
+@pytest.mark.parametrize("structure", ["fcc", "rock salt", "surface"])
+def test_the_first_of_equal_distances_are_kept_on_a_gpu(structure, cap):
+    pairs = find_pairs(systems_of(CRYSTALS[structure](), CRYSTALS[structure]()), 6.0, CPU)
+    kept = nearest(pairs, cap, [len(pairs.counts)], stable=True)
+    expected = []
+    for atom in range(len(pairs.counts)):
+        mine = (pairs.target == atom).nonzero()[:, 0].tolist()
+        expected += sorted(sorted(mine, key=lambda k: (float(pairs.distance2[k]), k))[:cap])
+    assert kept.tolist() == expected
+
+
+@pytest.mark.parametrize("cap", [1, 7, 20, 40])
+@pytest.mark.parametrize("structure", ["fcc", "rock salt", "surface"])
+def test_fairchem_chooses_among_equal_distances_on_a_cpu(structure, cap):
+    pairs = find_pairs(systems_of(CRYSTALS[structure]()), 6.0, CPU)
+    natoms = torch.tensor([len(pairs.counts)])
+    mask, _ = get_max_neighbors_mask(natoms, pairs.target, pairs.distance2, cap, enforce_max_strictly=True)
+    assert torch.equal(nearest(pairs, cap, natoms.tolist(), stable=False), mask.nonzero()[:, 0])
+
+
+@pytest.mark.parametrize("num_resolutions", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cap", [-1, 5, 20])
+def test_graphs_have_the_same_bits_both_ways(cap, dtype, num_resolutions):
+    """Edges, vectors, order and ranks; so has the graph of find_edges' edges."""
+    config = SCNConfig(
+        otf_graph=True,
+        cutoff=6.0,
+        max_num_neighbors=cap,
+        num_resolutions=num_resolutions,
+        use_pbc_single=True,
+    )
+    data = batch_of(bulk(7, 0), slab(9, 1), molecule(6, 2), bulk(1, 3), dtype=dtype)
+    data.pos += torch.tensor([5.0, -30.0, 11.0])  # outside the cells
+    expected = batch_graph(data, config)
+    sizes = {"num_resolutions": num_resolutions, "max_num_neighbors": cap}
+    assert_same(build_graph(*find_edges(data, config), **sizes), expected)
+    with comparing_all():
+        assert_same(batch_graph(data, config), expected)
+
+
+def test_gradients_flow_to_positions_and_cells():
+    data = batch_of(bulk(5, 0), slab(4, 1))
+    data.pos.requires_grad_()
+    data.cell.requires_grad_()
+    found = []
+    for way in (comparing_all, torch.enable_grad):
+        with way():
+            vec = batch_graph(data, CONFIG).vec
+        found.append(torch.autograd.grad((vec * torch.arange(1, 4)).square().sum(), (data.pos, data.cell)))
+    for first, second in zip(*found, strict=True):
+        assert first.any()
+        assert torch.equal(first, second)
+
+
+def test_autocast_rounds_no_edge():
+    data = batch_of(bulk(7, 0), dtype=torch.float32)
+    data.pos += 20.0
+    expected = batch_graph(data, CONFIG)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(batch_graph(data, CONFIG), expected)
+
+
+def no_position(data):
+    data.pos[6, 1] = float("nan")
+
+
+def no_cell(data):
+    data.cell[1, 0, 0] = float("inf")
+
+
+def no_element(data):
+    data.atomic_numbers[6] = 90
+
+
+def no_volume(data):
+    data.cell[1, 2] = data.cell[1, 0]
+
+
+def hardly_a_volume(data):
+    data.cell[1, 2] = 0.3 * data.cell[1, 0] + 0.7 * data.cell[1, 1]
+
+
+def at_one_place(data):
+    data.pos[8] = data.pos[6] + data.cell[1, 0] + torch.tensor([0.003, -0.004, 0.0])
+
+
+def at_its_image(data):
+    data.cell[1, 0] = torch.tensor([0.001, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_position, r"position \[.*nan.*\] in system 1, atom 2; expected finite numbers"),
+        (no_cell, "a cell has entries that are not finite numbers"),
+        (no_element, "atomic number 90 in system 1, atom 2; expected 0..89"),
+        (no_volume, r"cell \[.*\] has no volume, but periodic directions \[True, True, True\]"),
+        (hardly_a_volume, r"cell \[.*\] has no volume, but periodic directions"),
+        (at_one_place, "system 1, atom 2 and atom 4 are at one place"),
+        (at_its_image, "system 1, atom 0 and atom 0 are at one place"),
+    ],
+)
+def test_errors_are_the_same_both_ways(change, message):
+    data = batch_of(bulk(4, 0), bulk(5, 1), bulk(3, 2))
+    change(data)
+    for way in (comparing_all, torch.enable_grad):
+        with way(), pytest.raises(InputError, match=message):
+            batch_graph(data, CONFIG)
+
+
+def test_atoms_that_are_only_near_each_other():
+    """At 0.015 Å atoms are neighbours, and no error."""
+    data = batch_of(molecule(3, 0))
+    data.pos[2] = data.pos[0] + torch.tensor([0.015, 0.0, 0.0])
+    for way in (comparing_all, torch.enable_grad):
+        with way():
+            assert batch_graph(data, CONFIG).vec.norm(dim=1).min().item() == pytest.approx(0.015)
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators that are no views, and those whose result the host waits for on a GPU."""
+
+    WAITING = (
+        "_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "unique", "_unique2",
+        "bincount", "equal", "histc",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        inputs = [t for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)]
+        out = func(*args, **kwargs)
+        known = {t.untyped_storage()._cdata for t in inputs}
+        new = [t for t in tree_leaves(out) if torch.is_tensor(t) and t.untyped_storage()._cdata not in known]
+        name = func.overloadpacket.__name__
+        self.calls[name] += bool(new) or func._schema.is_mutable
+        by_mask = name.startswith("index") and any(t.dtype == torch.bool for t in inputs[1:])
+        unknown_size = name == "repeat_interleave" and kwargs.get("output_size") is None
+        to_host = name == "_to_copy" and kwargs.get("device") == CPU
+        self.waits[name] += name in self.WAITING or by_mask or unknown_size or to_host
+        return out
+
+
+@pytest.mark.parametrize("cap", [20, 40, -1])
+def test_a_batch_costs_a_device_two_waits(cap):
+    """Counted on a CPU; copies to the device are no waits, and no operators here."""
+    data = slabs(66, 8)
+    config = SCNConfig(otf_graph=True, max_num_neighbors=cap)
+    with comparing_all(), Operators() as counted:
+        graph = batch_graph(data, config)
+    assert graph.sizes[0] == 12 * len(data.pos)
+    assert sum(counted.waits.values()) <= 2
+    assert sum(counted.calls.values()) <= 80
+
+
+def test_memory_is_bounded(monkeypatch):
+    """No operator of a search makes more than three numbers for each pair that may be compared at once."""
+    monkeypatch.setattr(search, "MAX_PAIRS", 20_000)
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            largest = max([largest, *(t.numel() for t in tree_leaves(out) if torch.is_tensor(t))])
+            return out
+
+    systems = systems_of(fcc111("Cu", (5, 5, 4), vacuum=6.0, periodic=True))
+    with comparing_all(), Sizes():
+        find_pairs(systems, 4.0, CPU)
+    assert largest <= 3 * 20_000
+
+
+def test_a_search_of_fairchem_sees_systems_one_by_one():
+    """A search with fairchem's interface gets wrapped float32 positions, and its offsets are corrected."""
+    data = batch_of(bulk(4, 0), molecule(3, 1))
+    data.pos += 20.0
+    seen = []
+
+    def radius_graph(part, radius, cap, enforce_max_neighbors_strictly):
+        seen.append(SimpleNamespace(pos=part.pos, pbc=part.pbc.tolist(), natoms=part.natoms.tolist()))
+        return torch.tensor([[0, 1], [1, 2]]), torch.zeros(2, 3), torch.tensor([2])
+
+    config = SCNConfig(otf_graph=True, use_pbc_single=True)
+    source, target, vec = find_edges(data, config, radius_graph)
+    assert [part.natoms for part in seen] == [[4], [3]]
+    assert [part.pbc for part in seen] == [[[True] * 3], [[False] * 3]]
+    assert (source.tolist(), target.tolist()) == ([0, 1, 4, 5], [1, 2, 5, 6])
+    wrapped = torch.cat([part.pos for part in seen])
+    assert wrapped.dtype == torch.float32
+    torch.testing.assert_close(vec, (wrapped[source] - wrapped[target]).double(), rtol=0, atol=1e-5)
