@@ -131,8 +131,8 @@ class _Update(NamedTuple):
                 of_w1[k] = plus_product(of_w1[k], _rows(u).mT, _rows(v).mT)
                 of_both.append(_linear(v, a.mT))
             of_inputs.append(joined(of_both, self.dim))
-        of_both = joined(of_inputs, 1 - self.dim).transpose(1, self.dim)
-        of_x, of_messages = of_both.to(x.dtype).chunk(2, dim=-1)
+        of_signals = joined(of_inputs, 1 - self.dim).transpose(1, self.dim).to(x.dtype)
+        of_x, of_messages = of_signals.chunk(2, dim=-1)
         of_b1, of_b2, of_b3 = (sum(parts[1:], start=parts[0]) for parts in zip(*biases, strict=True))
         of_maps = [t.mT for t in (of_w2, of_w3) if t is not None]
         found = [self._weight_of_bands([t for t in of_w1 if t is not None]), of_b1, of_maps[0], of_b2]

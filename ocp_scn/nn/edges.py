@@ -62,11 +62,7 @@ def split_edges(
         num_atoms: A.
         max_edges: how many edges a chunk may have, and how many the last map.
         recorded: whether there will be derivatives by the signals of the atoms.
-
-    Raises:
-        ValueError: on a CPU, for atoms that do not exist; operators would read other memory.
     """
-    _check_atoms(source, target, num_atoms)
     atom = torch.stack([source, target], dim=1)
     atoms = torch.arange(num_atoms + 1, device=target.device)
     starts = torch.searchsorted(target, atoms)
@@ -96,12 +92,3 @@ def _even(edges: slice, most: int) -> list[slice]:
     parts = max(1, -(-count // max(1, most)))
     borders = [edges.start + count * k // parts for k in range(parts + 1)]
     return list(itertools.starmap(slice, itertools.pairwise(borders)))
-
-
-def _check_atoms(source: Tensor, target: Tensor, num_atoms: int) -> None:
-    if source.device.type != "cpu" or len(source) == 0 or torch.compiler.is_compiling():
-        return
-    for atoms in (source, target):
-        least, most = (int(value) for value in torch.aminmax(atoms))
-        if least < 0 or most >= num_atoms:
-            raise ValueError(f"edges have atoms from {least} to {most}; expected 0 to {num_atoms - 1}")

@@ -68,13 +68,3 @@ def test_no_edges():
     ((last, receivers),) = chunk.receivers
     assert (chunk.edges, last) == (slice(0, 0), slice(0, 0))
     assert receivers.starts.tolist() == [0] * (ATOMS + 1)
-
-
-@pytest.mark.parametrize("end", [0, 1])
-@pytest.mark.parametrize("atom", [-1, ATOMS])
-def test_atoms_that_do_not_exist(atom, end):
-    """They are an error, not memory of something else."""
-    ends = [torch.tensor([0, 1]), torch.tensor([0, 1])]
-    ends[end][int(atom > 0)] = atom
-    with pytest.raises(ValueError, match=f"{atom}; expected 0 to 6" if atom > 0 else "from -1 to 1"):
-        split_edges(*ends, ATOMS, (10, 10), recorded=True)

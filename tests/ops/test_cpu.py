@@ -133,6 +133,16 @@ def test_what_is_refused():
             getattr(operators, name)(*change(values))
 
 
+@pytest.mark.parametrize("name", ["node_to_edge", "wigner_gradient"])
+@pytest.mark.parametrize("atom", [-1, 5])
+def test_atoms_that_do_not_exist(atom, name):
+    """They are an error, not memory of something else."""
+    values = dict(arguments(SIZES[0], torch.float32))[name]
+    values[2][3, 1] = atom
+    with pytest.raises(ValueError, match="to 5; expected 0 to 4" if atom > 0 else "from -1 to"):
+        getattr(operators, name)(*values)
+
+
 def test_csr():
     """Ends come atom by atom, in the order that they had."""
     order, starts = csr(torch.tensor([[2, 0], [0, 0], [2, 2]]), 4)

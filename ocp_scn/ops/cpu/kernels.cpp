@@ -168,17 +168,20 @@ uint32_t ocp_scn_source() { return SOURCE_CRC32; }
 int ocp_scn_best() { return best(); }
 void ocp_scn_take(int wanted) { instruction_set = wanted; }
 
-void ocp_scn_node_to_edge(int is_bfloat16, const float *x, int64_t atom_stride, int64_t channels, const int64_t *atom,
-                          const float *packed, int64_t size, int64_t lmax, int64_t mmax, const Row *table,
-                          int64_t ends, int64_t kept, void *v, int64_t num_edges, int threads) {
+// Returns 1 if an edge has an atom that does not exist, else 0.
+int ocp_scn_node_to_edge(int is_bfloat16, const float *x, int64_t num_atoms, int64_t atom_stride, int64_t channels,
+                         const int64_t *atom, const float *packed, int64_t size, int64_t lmax, int64_t mmax,
+                         const Row *table, int64_t ends, int64_t kept, void *v, int64_t num_edges, int threads) {
+    int missing = 0, *const flag = &missing;
     const Wigner wigner{packed, size, lmax, mmax};
     const Rows rows{table, ends, kept, num_edges};
     in_precision(is_bfloat16, [=](auto number) {
         using T = decltype(number);
         in_ranges(num_edges, 8, threads, [=](int64_t begin, int64_t end) {
-            CALL(node_to_edge, x, atom_stride, channels, atom, wigner, rows, numbers<T>(v), begin, end);
+            CALL(node_to_edge, x, num_atoms, atom_stride, channels, atom, wigner, rows, numbers<T>(v), flag, begin, end);
         });
     });
+    return missing;
 }
 
 void ocp_scn_edge_to_node(int is_bfloat16, float *sums, int64_t atom_stride, int64_t channels, const int64_t *order,
@@ -197,17 +200,21 @@ void ocp_scn_edge_to_node(int is_bfloat16, float *sums, int64_t atom_stride, int
     });
 }
 
-void ocp_scn_wigner_gradient(int is_bfloat16, const void *v, const float *x, int64_t atom_stride, int64_t channels,
-                             const int64_t *atom, int64_t size, int64_t lmax, int64_t mmax, const Row *table,
-                             int64_t ends, int64_t kept, float *result, int64_t num_edges, int threads) {
+int ocp_scn_wigner_gradient(int is_bfloat16, const void *v, const float *x, int64_t num_atoms, int64_t atom_stride,
+                            int64_t channels, const int64_t *atom, int64_t size, int64_t lmax, int64_t mmax,
+                            const Row *table, int64_t ends, int64_t kept, float *result, int64_t num_edges,
+                            int threads) {
+    int missing = 0, *const flag = &missing;
     const Wigner wigner{nullptr, size, lmax, mmax};
     const Rows rows{table, ends, kept, num_edges};
     in_precision(is_bfloat16, [=](auto number) {
         using T = decltype(number);
         in_ranges(num_edges, 8, threads, [=](int64_t begin, int64_t end) {
-            CALL(wigner_gradient, numbers<T>(v), x, atom_stride, channels, atom, wigner, rows, result, begin, end);
+            CALL(wigner_gradient, numbers<T>(v), x, num_atoms, atom_stride, channels, atom, wigner, rows, result, flag,
+                 begin, end);
         });
     });
+    return missing;
 }
 
 void ocp_scn_bias_silu(int is_bfloat16, const void *x, const float *bias, void *result, int64_t rows, int64_t width,

@@ -24,13 +24,13 @@ _FIRST = [_ADDRESS, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, *[_ADDRESS] * 3]
 _TAPS = [_ADDRESS, _ADDRESS, _NUMBER, _NUMBER, *[_ADDRESS] * 3, _NUMBER]
 _SIZE = [_NUMBER, _FLAG]
 _ARGUMENTS = {
-    "node_to_edge": [_FLAG, _ADDRESS, *[_NUMBER] * 2, _ADDRESS, *_WIGNER, *_ROWS, _ADDRESS, *_SIZE],
+    "node_to_edge": [_FLAG, _ADDRESS, *[_NUMBER] * 3, _ADDRESS, *_WIGNER, *_ROWS, _ADDRESS, *_SIZE],
     "edge_to_node": [
         *[_FLAG, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS, *_WIGNER, *_ROWS, _NUMBER],
         *[_ADDRESS, _FLAG, *_SIZE],
     ],
     "wigner_gradient": [
-        *[_FLAG, _ADDRESS, _ADDRESS, _NUMBER, _NUMBER, _ADDRESS, *_WIGNER[1:], *_ROWS],
+        *[_FLAG, _ADDRESS, _ADDRESS, *[_NUMBER] * 3, _ADDRESS, *_WIGNER[1:], *_ROWS],
         *[_ADDRESS, *_SIZE],
     ],
     "bias_silu": [_FLAG, *[_ADDRESS] * 3, _NUMBER, *_SIZE],
@@ -57,12 +57,12 @@ def _instruction_sets(library: ctypes.CDLL) -> tuple[str, ...]:
     return INSTRUCTION_SETS[: library.ocp_scn_best() + 1]
 
 
-def call(name: str, *arguments: object) -> None:
-    """Call a kernel by its name without prefix; its arguments are not checked."""
+def call(name: str, *arguments: object) -> int | None:
+    """Call a kernel by its name without prefix, and return what it does; its arguments are not checked."""
     library = _library()
     if library is None:
         raise RuntimeError("the kernels are not compiled here; see ocp_scn.ops.cpu.compiled")
-    getattr(library, f"ocp_scn_{name}")(*arguments)
+    return getattr(library, f"ocp_scn_{name}")(*arguments)
 
 
 @cache
@@ -82,7 +82,8 @@ def _library() -> ctypes.CDLL | None:
             return None  # compiled of another version of the sources
         for name, types in _ARGUMENTS.items():
             function = getattr(library, f"ocp_scn_{name}")
-            function.argtypes, function.restype = types, None
+            function.argtypes = types
+            function.restype = _FLAG if name in ("node_to_edge", "wigner_gradient") else None
     except (OSError, AttributeError):
         return None
     if wanted in INSTRUCTION_SETS:

@@ -1,7 +1,7 @@
 """The operators on CPUs: in C++ for float32 and bfloat16, by their definitions in other dtypes.
 
-Results have the same bits on any number of threads. Atoms in ``atom`` and ``order`` have to exist: they are
-addresses here. Whoever makes edges checks that.
+Results have the same bits on any number of threads. What would read memory of something else is a
+``ValueError``: shapes that do not fit one another, and edges of atoms that do not exist.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def node_to_edge(
     v = x.new_empty(atom.shape[0] * row.shape[0] * row.shape[1], x.shape[2], dtype=dtype)
     matrices = _wigner(wigner, lmax, mmax)
     _check(x.shape[1] >= (lmax + 1) ** 2 and len(wigner) == len(atom), x, wigner, atom)
-    signal = x.data_ptr(), x.stride(0), x.shape[2], atom.data_ptr()
+    signal = x.data_ptr(), x.shape[0], x.stride(0), x.shape[2], atom.data_ptr()
     rows, size = _rows(row, atom.shape[1], lmax, mmax), (atom.shape[0], torch.get_num_threads())
-    call("node_to_edge", _KINDS[dtype], *signal, *matrices, *rows, v.data_ptr(), *size)
+    if call("node_to_edge", _KINDS[dtype], *signal, *matrices, *rows, v.data_ptr(), *size):
+        raise _missing_atoms(atom, x)
     return v
 
 
@@ -99,9 +100,11 @@ def wigner_gradient(
     result = x.new_empty(atom.shape[0], reference.packed_size(lmax, mmax))
     _, *sizes = _wigner(result, lmax, mmax)
     _check(x.shape[1] >= (lmax + 1) ** 2 and 3 * v.shape[0] == len(atom) * row.numel(), v, x, atom, row)
-    signal = x.data_ptr(), x.stride(0), x.shape[2], atom.data_ptr()
+    signal = x.data_ptr(), x.shape[0], x.stride(0), x.shape[2], atom.data_ptr()
     rows, size = _rows(row, atom.shape[1], lmax, mmax), (atom.shape[0], torch.get_num_threads())
-    call("wigner_gradient", _KINDS[v.dtype], v.data_ptr(), *signal, *sizes, *rows, result.data_ptr(), *size)
+    addresses = v.data_ptr(), *signal, *sizes, *rows, result.data_ptr()
+    if call("wigner_gradient", _KINDS[v.dtype], *addresses, *size):
+        raise _missing_atoms(atom, x)
     return result
 
 
@@ -279,6 +282,11 @@ def _in_float32(*tensors: Tensor) -> bool:
 
 def _all_in_dtype_of(gate: Tensor, first: Sequence[Tensor]) -> bool:
     return gate.dtype in _KINDS and all(u.dtype == gate.dtype for u in first)
+
+
+def _missing_atoms(atom: Tensor, x: Tensor) -> ValueError:
+    least, most = (int(value) for value in torch.aminmax(atom))
+    return ValueError(f"edges have atoms from {least} to {most}; expected 0 to {len(x) - 1}")
 
 
 def _check(fits: bool, *tensors: Tensor) -> None:

@@ -181,11 +181,16 @@ INLINE void turn_channels(const float *x, int64_t channels, const Wigner &wigner
 }
 
 template <typename T>
-void node_to_edge(const float *x, int64_t atom_stride, int64_t channels, const int64_t *atom, const Wigner &wigner,
-                  const Rows &rows, T *v, int64_t begin, int64_t end) {
+void node_to_edge(const float *x, int64_t num_atoms, int64_t atom_stride, int64_t channels, const int64_t *atom,
+                  const Wigner &wigner, const Rows &rows, T *v, int *missing, int64_t begin, int64_t end) {
     for (int64_t edge = begin; edge < end; edge++)
         for (int64_t j = 0; j < rows.ends; j++) {
-            const float *here = x + atom[edge * rows.ends + j] * atom_stride;
+            const int64_t at = atom[edge * rows.ends + j];
+            if (at < 0 || at >= num_atoms) {
+                *missing = 1;
+                continue;
+            }
+            const float *here = x + at * atom_stride;
             const Row *row = rows.of(j);
             int64_t c = 0;
             for (; c + 4 * WIDTH <= channels; c += 4 * WIDTH)
@@ -277,8 +282,9 @@ INLINE float product(const T *v, const float *x, int64_t channels) {
 }
 
 template <typename T>
-void wigner_gradient(const T *v, const float *x, int64_t atom_stride, int64_t channels, const int64_t *atom,
-                     const Wigner &wigner, const Rows &rows, float *result, int64_t begin, int64_t end) {
+void wigner_gradient(const T *v, const float *x, int64_t num_atoms, int64_t atom_stride, int64_t channels,
+                     const int64_t *atom, const Wigner &wigner, const Rows &rows, float *result, int *missing,
+                     int64_t begin, int64_t end) {
     for (int64_t edge = begin; edge < end; edge++) {
         float *to = result + edge * wigner.size;
         for (int64_t degree = 0, s = 0; degree <= wigner.lmax; degree++)
@@ -286,7 +292,12 @@ void wigner_gradient(const T *v, const float *x, int64_t atom_stride, int64_t ch
                 for (int64_t k = degree * degree; k < (degree + 1) * (degree + 1); k++, to++) {
                     *to = 0;
                     for (int64_t j = 0; j < rows.ends; j++) {
-                        const float *here = x + atom[edge * rows.ends + j] * atom_stride;
+                        const int64_t at = atom[edge * rows.ends + j];
+                        if (at < 0 || at >= num_atoms) {
+                            *missing = 1;
+                            continue;
+                        }
+                        const float *here = x + at * atom_stride;
                         *to += product(v + rows.of(j)[s].of(edge, rows.edges) * channels, here + k * channels,
                                        channels);
                     }
