@@ -19,7 +19,6 @@ from benchmarks.models import SCN, VARIANTS, build, predict
 from benchmarks.store import ROOT, table, write_json
 from benchmarks.structures import slabs
 
-
 RESULTS = ROOT / "docs/results/counts.json"
 COLUMNS = {
     "flops": "GFLOP a forward",

@@ -16,7 +16,7 @@ CHOICES = {
     "sphere_quadrature": ("spiral", "gauss"),
     "training_roll": ("random", "fixed"),
     "evaluation_roll": ("random", "fixed"),
-    "compute_dtype": ("float32", "bfloat16"),
+    "compute_dtype": ("float32", "tf32", "bfloat16"),
 }
 
 
@@ -65,7 +65,7 @@ class SCNConfig:
     regress_stress: bool = setting(False)  # predict stress too, by the energy's strain derivative
     sphere_quadrature: str = setting("spiral")  # points of the readouts: spiral or gauss
     grid_resolution: int = setting(0, 0, 200)  # latitudes of the grid; 0 means 2 (lmax + 1)
-    compute_dtype: str = setting("float32")  # of the layers' matrix products; bfloat16 is faster
+    compute_dtype: str = setting("float32")  # of the layers' matrix products; tf32 is for GPUs
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> SCNConfig:

@@ -27,6 +27,7 @@ from ocp_scn.nn import (
     split_edges,
     sum_messages,
 )
+from ocp_scn.nn.products import float32_products
 from ocp_scn.ops.chunks import chunk_sizes
 from ocp_scn.ops.sums import segment_sum
 from ocp_scn.sphere import TableModule, packed_wigner, spherical_harmonics
@@ -148,9 +149,11 @@ class SCN(TableModule):
 
     def _precision(self, device: str) -> AbstractContextManager[Any]:
         """Return the context of the layers, which decides the precision of their matrix products."""
-        if self.config.compute_dtype == "float32":
-            return nullcontext()  # that of the weights, or of an autocast around the model
-        return torch.autocast(device, dtype=torch.bfloat16)
+        if self.config.compute_dtype == "bfloat16":
+            return torch.autocast(device, dtype=torch.bfloat16)
+        if self.config.compute_dtype == "tf32" and device == "cuda":
+            return float32_products("high")
+        return nullcontext()  # that of the weights, of torch's settings, or of an autocast around the model
 
     def _edges(self, graph: Graph, frames: Tensor, distance: Tensor, num_atoms: int) -> list[Edges]:
         """Return the edges of each resolution with what all layers need to turn signals."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -63,6 +65,24 @@ def product_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype of the network's matrix products: autocast's where that is on, else that of x."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Have torch compute products of float32 with this precision within the block.
+
+    Args:
+        precision: of ``torch.set_float32_matmul_precision``; "high" is TF32 on GPUs that have it.
+    """
+    before = torch.get_float32_matmul_precision()
+    if precision == before:
+        yield
+        return
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _by_onednn(a: Tensor, b: Tensor) -> Tensor:

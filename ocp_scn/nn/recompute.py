@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ocp_scn.nn.products import float32_products
+
 
 class Step(Protocol):
     """A differentiable function of tensors with its derivative written out."""
@@ -59,6 +61,7 @@ class _Recomputed(torch.autograd.Function):
         with torch.autocast(inputs[0].device.type, enabled=False):
             result = step.forward(*inputs, keep=kept)
         ctx.step, ctx.number = step, len(inputs)
+        ctx.precision = torch.get_float32_matmul_precision()
         ctx.save_for_backward(*inputs, *kept)
         return result
 
@@ -66,7 +69,8 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, kept = ctx.saved_tensors[: ctx.number], ctx.saved_tensors[ctx.number :]
         needed = ctx.needs_input_grad[1:]
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        # What held in the forward pass holds here, which runs after it and perhaps in another thread.
+        with torch.autocast(inputs[0].device.type, enabled=False), float32_products(ctx.precision):
             if torch.is_grad_enabled():  # to be differentiated again
                 return None, *_differentiable_vjp(ctx.step, gradient, needed, inputs)
             return None, *ctx.step.vjp(gradient, kept, needed, *inputs)
