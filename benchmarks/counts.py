@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.devices import CUDA, add_arguments, check_arguments, float32_products, results_path
 from benchmarks.flops import FORMULAS, needed_flops
 from benchmarks.models import SCN, VARIANTS, build, loss_of, predict
 from benchmarks.operators import OperatorCounter, counted
-from benchmarks.store import ROOT, table, write_json
+from benchmarks.process import build_in, calls_in
+from benchmarks.store import ROOT, machine, table, write_json
 from benchmarks.structures import slabs
+from ocp_scn.errors import InputError
 from ocp_scn.nn import edges
 from ocp_scn.nn.message_vjp import MAX_REPEATED
 from ocp_scn.ops.chunks import as_if, gpu_sizes
@@ -37,7 +40,8 @@ Counts for the published models, the same on every machine that has compiled the
 that makes the code slower or larger shows without a timing. Operations and memory are those of one slab of 38
 atoms on a CPU. Operators are those of a batch of 8 slabs of 66 atoms, as on a GPU, for which each is at least
 one launch: those of torch that are no views, and the package's own, one each. Waits are operators that make
-the host wait for a GPU. A training step has a forward, a loss of energies and forces, and a backward."""
+the host wait for a GPU. A training step has a forward, a loss of energies and forces, and a backward.
+With --device cuda, launches and waits are counted instead, in calls of the same batch on the GPU."""
 
 # The batch whose operators are counted: atoms of a slab, slabs.
 BATCH = 66, 8
@@ -137,6 +141,19 @@ def run_call(model: nn.Module, predictions: Callable[[], Any], call: str) -> Non
             loss_of(energy, forces).backward()
 
 
+def count_on_gpu(variant: str, precision: str) -> dict[str, dict[str, int]]:
+    """Return the launches and waits of a published model on a GPU, for inference and a training step."""
+    on, batch, found = CUDA(), slabs(BATCH[0], BATCH[1]), {}
+    model, batch = build_in(precision, f"ours {variant}").to(on.device), batch.to(on.device)
+    with float32_products(precision):
+        for call, run in calls_in(precision, model, on, autocast=False).items():
+            model.train(call == "training")
+            for _ in range(3):  # kernels are compiled, and tables made, in the first
+                run(batch)
+            found[call] = on.calls(partial(run, batch))
+    return found
+
+
 def results_tables(found: dict[str, dict[str, Any]]) -> str:
     """Return the tables of what :func:`count` and :func:`count_operators` found."""
     rows = [[variant, *(figures[key] for key in COLUMNS)] for variant, figures in found.items()]
@@ -161,19 +178,39 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    add_arguments(parser)
+    parser.add_argument("--results", type=Path, help="(default: docs/results/counts.json, or -cuda.json)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     args = build_parser().parse_args(argv)
-    found = {variant: {**count(variant), **count_operators(variant)} for variant in VARIANTS}
+    try:
+        _check(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    path = results_path(args, RESULTS)
     print(f"L = {SCN['lmax']}, {SCN['num_interactions']} layers, H = {SCN['hidden_channels']}\n")
-    print(results_tables(found))
-    write_json(args.results, found)
-    print(f"wrote {args.results}")
+    found: dict[str, Any]
+    if args.device == "cuda":
+        found = {variant: count_on_gpu(variant, args.precision) for variant in VARIANTS}
+        rows = [[v, CALLS[call], *figures.values()] for v in VARIANTS for call, figures in found[v].items()]
+        print(table(["model", "call", "launches", "waits"], rows))
+        found |= {**machine("cuda"), "precision": args.precision}
+    else:
+        found = {variant: {**count(variant), **count_operators(variant)} for variant in VARIANTS}
+        print(results_tables(found))
+    write_json(path, found)
+    print(f"wrote {path}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    check_arguments(args)
+    if args.device == "cpu" and args.precision != "float32":
+        raise InputError(f"--precision {args.precision}: on a CPU float32 is counted")
 
 
 if __name__ == "__main__":
