@@ -76,5 +76,9 @@ def predict(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
 def train_step(model: nn.Module, batch: Any, *, keep_gradients: bool = False) -> None:
     """Compute a loss of energies and forces, and its gradients, in the memory of the last ones if wanted."""
     model.zero_grad(set_to_none=not keep_gradients)
-    energy, forces = predict(model, batch)
-    (energy.abs().sum() + forces.norm(dim=-1).sum()).backward()
+    loss_of(*predict(model, batch)).backward()
+
+
+def loss_of(energy: Tensor, forces: Tensor) -> Tensor:
+    """Return a loss of energies (B,) and forces (A, 3)."""
+    return energy.abs().sum() + forces.norm(dim=-1).sum()

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch_geometric.data import Batch
 
+from benchmarks.devices import Device, device_of, float32_products, matrix_product_rate
 from benchmarks.flops import needed_flops
 from benchmarks.models import build, predict, train_step
 from benchmarks.store import ROOT
 from benchmarks.structures import slab, slabs
-from ocp_scn.nn.products import product
 
 # Calls are timed for as long as this, after others for as long, which load libraries and fill caches.
 SECONDS = 2.0
-# Floating-point operations a second in large matrix products, in float32 and in the model's dtype.
-RATES = ("matrix_product_rate", "matrix_product_rate_of_dtype")
+# Floating-point operations a second in large matrix products, in float32 and in the precision measured.
+RATES = ("matrix_product_rate", "matrix_product_rate_of_precision")
 
 
 def measure(
-    model: str, call: str, *, atoms: int, batch_size: int = 1, threads: int = 2, dtype: str = "float32"
+    model: str,
+    call: str,
+    *,
+    atoms: int,
+    batch_size: int = 1,
+    threads: int = 2,
+    device: str = "cpu",
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Start a process, have it measure, and return what it found.
 
@@ -40,17 +44,19 @@ def measure(
         atoms: of each slab, about.
         batch_size: slabs at once.
         threads: of the process.
-        dtype: ``compute_dtype`` of our model.
+        device: ``cpu`` or ``cuda``.
+        precision: of matrix products, one of :data:`benchmarks.devices.PRECISIONS`.
 
     Returns:
         ``seconds`` of a call (the median of several), ``bytes`` at the peak of a first one, ``parameters``,
-        ``atoms`` and the :data:`RATES`; for our model also ``edges``, needed ``flops`` and ``graph_seconds``.
+        ``atoms`` and the :data:`RATES`; on a GPU also ``launches`` and ``waits``; for our model ``edges``,
+        needed ``flops`` and ``graph_seconds``.
 
     Raises:
         RuntimeError: the process ended early.
     """
     settings = {"model": model, "call": call, "atoms": atoms, "batch_size": batch_size}
-    settings |= {"threads": threads, "dtype": dtype}
+    settings |= {"threads": threads, "device": device, "precision": precision}
     command = [sys.executable, "-m", "benchmarks.process", json.dumps(settings)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -59,84 +65,75 @@ def measure(
 
 
 def _measure_here(
-    model: str, call: str, *, atoms: int, batch_size: int, threads: int, dtype: str
+    model: str, call: str, *, atoms: int, batch_size: int, threads: int, device: str, precision: str
 ) -> dict[str, Any]:
     torch.set_num_threads(threads)
+    on = device_of(device)
+    with float32_products(precision):
+        return _measure_on(on, model, call, slabs(atoms, batch_size).to(on.device), precision)
+
+
+def _measure_on(on: Device, model: str, call: str, batch: Any, precision: str) -> dict[str, Any]:
     ours = model.startswith("ours")
-    network = build(model, **({"compute_dtype": dtype} if ours and dtype != "float32" else {}))
-    batch = slabs(atoms, batch_size)
+    network = build_in(precision, model).to(on.device)
     facts: dict[str, Any] = {
         "parameters": sum(p.numel() for p in network.parameters()),
         "atoms": len(batch.pos),
     }
     if ours:
-        network._graph(batch)
-        start = time.perf_counter()
         graph = network._graph(batch)
-        facts["graph_seconds"] = time.perf_counter() - start
+        facts["graph_seconds"] = on.seconds(lambda: network._graph(batch))
         facts["flops"] = needed_flops(network.config, graph, len(batch.pos), training=False)
         facts["edges"] = len(graph.source)
 
+    network.train(call == "training")
+    # fairchem's SCN and eSCN do not run under autocast on a CPU, and stay in float32 there.
+    autocast = not ours and on.device.type == "cuda"
+    run = calls_in(precision, network, on, autocast=autocast)[call]
+    run(Batch.from_data_list([slab((1, 1, 1), 0)]).to(on.device))
+    # With the gradients' memory freed at first, a step's peak would be that of its forward pass.
+    beyond_gradients = partial(run, keep_gradients=True) if call == "training" else run
+    facts["bytes"] = on.peak_bytes(lambda: beyond_gradients(batch))
+    _times(on, lambda: run(batch))
+    precisions = "float32", precision
+    before = [matrix_product_rate(on, of) for of in precisions]
+    facts["seconds"] = statistics.median(_times(on, lambda: run(batch)))
+    for name, of, rate in zip(RATES, precisions, before, strict=True):
+        facts[name] = (rate + matrix_product_rate(on, of)) / 2
+    return {**facts, **on.calls(lambda: run(batch))}
+
+
+def build_in(precision: str, model: str) -> nn.Module:
+    """Return a model by its name, ours with the ``compute_dtype`` for a precision."""
+    in_bfloat16 = precision == "bfloat16" and model.startswith("ours")
+    return build(model, **({"compute_dtype": "bfloat16"} if in_bfloat16 else {}))
+
+
+def calls_in(
+    precision: str, network: nn.Module, on: Device, *, autocast: bool
+) -> dict[str, Callable[..., None]]:
+    """Return the kinds of call of a batch, with autocast to bfloat16 if the precision is to come of that."""
+    context = partial(
+        torch.autocast, on.device.type, torch.bfloat16, enabled=autocast and precision == "bfloat16"
+    )
+
     def infer(batch: Any) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), context():
             predict(network, batch)
 
     def train(batch: Any, *, keep_gradients: bool = False) -> None:
-        train_step(network, batch, keep_gradients=keep_gradients)
+        with context():
+            train_step(network, batch, keep_gradients=keep_gradients)
 
-    network.train(call == "training")
-    run = {"inference": infer, "training": train}[call]
-    run(Batch.from_data_list([slab((1, 1, 1), 0)]))
-    # With the gradients' memory freed at first, a step's peak would be that of its forward pass.
-    beyond_gradients = partial(train, keep_gradients=True) if call == "training" else infer
-    facts["bytes"] = peak_bytes(lambda: beyond_gradients(batch))
-    _times(lambda: run(batch))
-    dtypes = torch.float32, getattr(torch, dtype)
-    before = [matrix_product_rate(of) for of in dtypes]
-    facts["seconds"] = statistics.median(_times(lambda: run(batch)))
-    for name, of, rate in zip(RATES, dtypes, before, strict=True):
-        facts[name] = (rate + matrix_product_rate(of)) / 2
-    return facts
+    return {"inference": infer, "training": train}
 
 
-def _times(call: Callable[[], Any]) -> list[float]:
+def _times(on: Device, call: Callable[[], Any]) -> list[float]:
     """Return the times of calls, one at least, that fill SECONDS."""
     times: list[float] = []
     while sum(times) < SECONDS:
-        times.append(_seconds(call))
+        times.append(on.seconds(call))
     return times
-
-
-@torch.no_grad()
-def matrix_product_rate(dtype: torch.dtype = torch.float32) -> float:
-    """Return the machine's floating-point operations a second in a large matrix product.
-
-    The product is that of the library, and of the layout in memory, that our model takes here.
-    """
-    a, b = torch.randn(2048, 2048).to(dtype), torch.randn(2048, 2048).to(dtype).mT
-    product(a, b)
-    return 4 * 2 * 2048**3 / _seconds(lambda: [product(a, b) for _ in range(4)])
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def peak_bytes(call: Callable[[], None]) -> int:
-    """Return by how much a call raises the resident set, bytes."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # give freed memory back, so that the peak is this call's
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
-    before = _resident("VmRSS")
-    call()
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
 if __name__ == "__main__":

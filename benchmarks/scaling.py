@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from fairchem.core.common.utils import radius_graph_pbc
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.devices import CPU, add_arguments, check_arguments, device_of, results_path
 from benchmarks.models import SCN, VARIANTS, build, train_step
 from benchmarks.process import measure
 from benchmarks.store import ROOT, machine, read_json, table, write_json
 from benchmarks.structures import slabs
+from ocp_scn.errors import InputError
 
 RESULTS = ROOT / "docs/results/scaling.json"
 EPILOG = """example:
@@ -32,26 +33,27 @@ Ranks have one thread and a batch each; they exchange gradients through gloo."""
 
 def of_processes(call: str, args: argparse.Namespace, **settings: Any) -> dict[str, Any]:
     """Return what several processes, one after another, measure of our model: the median of their seconds."""
+    settings |= {"threads": args.threads, "device": args.device, "precision": args.precision}
     turns = [measure(f"ours {args.variant}", call, **settings) for _ in range(args.repeats)]
     seconds = float(np.median([turn["seconds"] for turn in turns]))
     return {"call": call, **settings, **turns[0], "seconds": seconds}
 
 
-def fairchem_graph_seconds(num_atoms: int) -> float:
+def fairchem_graph_seconds(num_atoms: int, device: str) -> float:
     """Return the time that fairchem's search takes for the graph of a slab."""
-    batch = slabs(num_atoms)
+    on = device_of(device)
+    batch = slabs(num_atoms).to(on.device)
     batch.pbc = batch.pbc.view(1, 3)
-    start = time.perf_counter()
-    radius_graph_pbc(batch, SCN["cutoff"], SCN["max_num_neighbors"], enforce_max_neighbors_strictly=True)
-    return time.perf_counter() - start
+    radius, most = SCN["cutoff"], SCN["max_num_neighbors"]
+    return on.seconds(lambda: radius_graph_pbc(batch, radius, most, enforce_max_neighbors_strictly=True))
 
 
 def by_atoms(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return inference of one slab, for each number of atoms."""
     records = []
     for atoms in args.atoms:
-        record = of_processes("inference", args, atoms=atoms, threads=args.threads)
-        record["fairchem_graph_seconds"] = fairchem_graph_seconds(atoms)
+        record = of_processes("inference", args, atoms=atoms)
+        record["fairchem_graph_seconds"] = fairchem_graph_seconds(atoms, args.device)
         records.append(record)
     return records
 
@@ -59,7 +61,7 @@ def by_atoms(args: argparse.Namespace) -> list[dict[str, Any]]:
 def by_batch_size(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return inference and training steps of slabs of one size, for each batch size."""
     return [
-        of_processes(call, args, atoms=args.size, batch_size=size, threads=args.threads)
+        of_processes(call, args, atoms=args.size, batch_size=size)
         for call in ("inference", "training")
         for size in args.batch_sizes
     ]
@@ -85,9 +87,7 @@ def _train_rank(rank: int, ranks: int, folder: str, args: argparse.Namespace) ->
     seconds = []
     for _ in range(args.repeats):
         distributed.barrier()
-        start = time.perf_counter()
-        train_step(model, batch)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(CPU().seconds(lambda: train_step(model, batch)))
     if rank == 0:
         write_json(Path(folder) / "seconds.json", [float(np.median(seconds))])
     distributed.barrier()
@@ -140,7 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--atoms", **numbers, default=[50, 100, 200, 500, 1000, 2000], help="of a slab, about as many"
     )
     parser.add_argument("--batch-sizes", **numbers, default=[1, 2, 4, 8], help="systems at once")
-    parser.add_argument("--ranks", **numbers, default=[1, 2], help="processes of a training")
+    parser.add_argument("--ranks", **numbers, help="processes of a training on CPUs (default: 1 2)")
     parser.add_argument(
         "--size", type=int, default=38, help="atoms of a system in batches and ranks (default: %(default)s)"
     )
@@ -149,19 +149,35 @@ def build_parser() -> argparse.ArgumentParser:
         "--threads", type=int, default=os.cpu_count(), help="but for ranks (default: %(default)s)"
     )
     parser.add_argument("--repeats", type=int, default=3, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    add_arguments(parser)
+    parser.add_argument("--results", type=Path, help="(default: docs/results/scaling.json, or -cuda.json)")
     return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    check_arguments(args)
+    if args.ranks and args.device == "cuda":
+        raise InputError("--ranks with --device cuda: ranks are measured on CPUs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     args = build_parser().parse_args(argv)
+    try:
+        _check(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.ranks is None:
+        args.ranks = [1, 2] if args.device == "cpu" else []
+    path = results_path(args, RESULTS)
     found: dict[str, Any] = {}
     for name, series in (("atoms", by_atoms), ("batch_size", by_batch_size), ("ranks", by_ranks)):
         found[name] = series(args)
-        write_json(args.results, {**machine(), "variant": args.variant, **found})
+        facts = {**machine(args.device), "variant": args.variant, "precision": args.precision}
+        write_json(path, {**facts, **found})
     print(results_tables(found))
-    print(f"wrote {args.results}")
+    print(f"wrote {path}")
     return 0
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.devices import add_arguments, check_arguments, results_path
 from benchmarks.models import VARIANTS
 from benchmarks.process import RATES, measure
 from benchmarks.store import ROOT, machine, table, write_json
+from ocp_scn.errors import InputError
 
 RESULTS = ROOT / "docs/results/speed.json"
 MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fairchem")] + [
@@ -22,26 +24,27 @@ MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fair
 ]
 EPILOG = """example:
   python -m benchmarks.speed --atoms 38 --threads 2
+  python -m benchmarks.speed --device cuda --atoms 66 --batch-size 8 --precision tf32
 Models of one variant (and the other models) take turns, so that a busy machine slows all alike; a turn is a
 process of its own, because one may be a tenth slower throughout than the next. It makes calls for two
 seconds, and for two more, whose median counts. Times are medians of the turns with the spread from the
-first to the third quartile. Large matrix products are timed before the calls that count and after them: the
-fraction of the limit is of what the machine could do at that time. Memory is the peak of the resident set in
-a first call, less what the loaded model (with its gradients, for a training step) holds after a call with
-three atoms, which loads the libraries."""
+first to the third quartile. Large matrix products of the same precision are timed before the calls that count
+and after them: the fraction of the limit is of what the device could do at that time. Memory is the peak of a
+first call, less what the loaded model (with its gradients, for a training step) holds after a call with three
+atoms, which loads the libraries: of the resident set, or of the tensors on a GPU."""
 
 
-def measure_all(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a record for each model and kind of call; models of one variant take turns."""
-    variants = dict.fromkeys(model.partition(" ")[2] for model in args.models)
-    groups = [[model for model in args.models if model.partition(" ")[2] == variant] for variant in variants]
-    return [record for models in groups for record in measure_together(models, args)]
+def groups(models: Sequence[str]) -> list[list[str]]:
+    """Return the models that take turns: those of a variant, and those that have none."""
+    variants = dict.fromkeys(model.partition(" ")[2] for model in models)
+    return [[model for model in models if model.partition(" ")[2] == variant] for variant in variants]
 
 
 def measure_together(models: Sequence[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a record for each of some models and kind of call, which take turns."""
     torch.set_num_threads(args.threads)  # which goes into the records
-    settings = {name: getattr(args, name) for name in ("atoms", "batch_size", "threads", "dtype")}
+    names = "atoms", "batch_size", "threads", "device", "precision"
+    settings = {name: getattr(args, name) for name in names}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {(m, c): [] for m in models for c in args.calls}
     for _ in range(args.repeats):
         for (model, call), turns in found.items():
@@ -55,17 +58,18 @@ def measure_together(models: Sequence[str], args: argparse.Namespace) -> list[di
             record[rate] = float(np.median([turn[rate] for turn in turns]))
         if "flops" in record:  # a training step needs the forward's products and two for each of them
             needed = record["flops"] * (1 if call == "inference" else 3)
-            fractions = [needed / turn["seconds"] / turn["matrix_product_rate"] for turn in turns]
+            fractions = [needed / turn["seconds"] / turn[RATES[1]] for turn in turns]
             record["fraction"] = float(np.median(fractions))
         records.append(record)
-    facts = {**machine(), "dtype": args.dtype, "batch_size": args.batch_size}
+    facts = {**machine(args.device), "precision": args.precision, "batch_size": args.batch_size}
     return [{**record, **facts} for record in records]
 
 
 def results_table(records: Sequence[dict[str, Any]]) -> str:
     """Return the table, with ratios to fairchem's SCN where it was measured with the same settings."""
     by_name = {(r["model"], r["call"]): r for r in records}
-    rows = []
+    rows: list[list[Any]] = []
+    on_gpu = any("launches" in r for r in records)
     for r in records:
         reference = by_name.get((f"fairchem {r['model'].partition(' ')[2]}", r["call"]), {})
         low, high = r["spread"]
@@ -78,10 +82,11 @@ def results_table(records: Sequence[dict[str, Any]]) -> str:
                 f"{r['bytes'] / 2**20:.0f}",
                 f"1/{reference['bytes'] / r['bytes']:.1f}" if reference else "",
                 f"{r['fraction']:.2f}" if "fraction" in r else "",
+                *([str(r["launches"]), str(r["waits"])] if on_gpu else []),
             ]
         )
     columns = ["model", "call", "seconds", "times fairchem's speed", "MiB", "of fairchem's", "of the limit"]
-    return table(columns, rows)
+    return table([*columns, *(["launches", "waits"] if on_gpu else [])], rows)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,28 +100,34 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--atoms", type=int, default=38, help="of a slab (default: 38)")
     parser.add_argument("--batch-size", type=int, default=1, help="slabs in a batch (default: 1)")
     parser.add_argument("--threads", type=int, default=2, help="of each process (default: 2)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: 5)")
+    parser.add_argument("--repeats", type=int, help="rounds (default: 5, with a GPU 1)")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
     parser.add_argument(
         "--calls", nargs="+", choices=["inference", "training"], default=["inference", "training"]
     )
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="our compute_dtype"
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    add_arguments(parser)
+    parser.add_argument("--results", type=Path, help="(default: docs/results/speed.json, or speed-cuda.json)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     args = build_parser().parse_args(argv)
-    records = measure_all(args)
+    try:
+        check_arguments(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    args.repeats = args.repeats or (5 if args.device == "cpu" else 1)
+    path, records = results_path(args, RESULTS), []
+    for models in groups(args.models):
+        records += measure_together(models, args)
+        write_json(path, records)
     print(results_table(records))
-    for dtype, field in {args.dtype: RATES[1], "float32": RATES[0]}.items():
+    for precision, field in {args.precision: RATES[1], "float32": RATES[0]}.items():
         rates = [record[field] / 1e9 for record in records]
-        print(f"products in {dtype}: {min(rates):.0f} to {max(rates):.0f} GFLOP/s, {args.threads} threads")
-    write_json(args.results, records)
-    print(f"wrote {args.results}")
+        print(f"products in {precision}: {min(rates):.0f} to {max(rates):.0f} GFLOP/s")
+    print(f"wrote {path}")
     return 0
 
 

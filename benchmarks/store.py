@@ -35,8 +35,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def machine() -> dict[str, Any]:
-    """Return what a measurement ran on."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Return what a measurement on ``cpu`` or ``cuda`` ran on."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -44,4 +44,5 @@ def machine() -> dict[str, Any]:
             line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
         ]
         model = names[0] if names else model
-    return {"processor": model, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    gpu = {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
+    return {"processor": model, **gpu, "threads": torch.get_num_threads(), "torch": torch.__version__}
