@@ -135,7 +135,7 @@ def _sum(
         sums.shape[2],
         **_sizes(row, lmax, mmax),
         ADD=add,
-        AT_ONCE=2,
+        AT_ONCE=4 if mmax == 0 else 2 if mmax <= 2 else 1,
         BLOCK=block,
         ACC=_accumulator(sums, v, wigner),
         num_warps=1,
@@ -161,7 +161,7 @@ def wigner_gradient(
     if edges:
         x = _atom_by_atom(x)
         block = triton.next_power_of_2(channels)
-        tile = block * triton.next_power_of_2(2 * min(lmax, mmax) + 1)
+        tile = block * triton.next_power_of_2(2 * lmax + 1)  # of each end, in registers
         _launch(
             rotations.wigner_gradient,
             (edges,),
@@ -175,7 +175,7 @@ def wigner_gradient(
             **_sizes(row, lmax, mmax),
             BLOCK=block,
             ACC=_accumulator(v, x, out),
-            num_warps=min(max(tile // 1024, 1), 8),
+            num_warps=min(max(tile // 2048, 1), 8),
         )
     return out
 
@@ -224,7 +224,8 @@ def _bias_silu(gradient: Tensor | None, x: Tensor, bias: Tensor | None, out: Ten
     if x.numel():
         width = x.shape[-1] if x.dim() else 1
         num_rows = x.numel() // width
-        columns = min(512, triton.next_power_of_2(width))  # of 2,432, say, a twentieth of the last one is idle
+        # With 512 columns, a twentieth of the threads is idle in rows of 2,432; with 1,024, a fifth.
+        columns = min(512, triton.next_power_of_2(width))
         rows = 1024 // columns
         _launch(
             activations.bias_silu,
@@ -248,8 +249,9 @@ def gate(first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, ga
     edges, hidden = gate.shape
     out = gate.new_empty(edges, mixing.shape[0], hidden)
     if out.numel():
-        parts, sizes = _parts(first)
-        _launch_gate(activations.gate, [*parts, mixing, bias, gate, gate_bias], [out], mixing, gate, sizes)
+        parts = _parts(first)
+        inputs = [*_padded(parts), mixing, bias, gate, gate_bias]
+        _launch_gate(activations.gate, inputs, [out], parts, mixing, gate)
     return out
 
 
@@ -257,26 +259,41 @@ def gate_backward(
     gradient: Tensor, first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, gate_bias: Tensor
 ) -> list[Tensor]:
     """Return the derivatives by each of ``first``, and by ``gate``, from that by :func:`gate`."""
-    of_gate = gate.new_empty(gate.shape)
-    if not of_gate.numel():
-        return [*(u.new_empty(u.shape) for u in first), of_gate]
-    parts, sizes = _parts(first)
+    parts, of_gate = _parts(first), gate.new_empty(gate.shape)
     of_parts = [u.new_empty(u.shape) for u in parts]
-    inputs = [gradient, *parts, mixing, bias, gate, gate_bias]
-    _launch_gate(activations.gate_backward, inputs, [*of_parts, of_gate], mixing, gate, sizes)
-    if len(first) <= GATED_PARTS:
-        return [*of_parts[: len(first)], of_gate]
-    return [*(u.clone() for u in of_parts[0].split([u.shape[1] for u in first], 1)), of_gate]
+    if of_gate.numel():
+        inputs = [gradient, *_padded(parts), mixing, bias, gate, gate_bias]
+        outputs = [*_padded(of_parts), of_gate]
+        _launch_gate(activations.gate_backward, inputs, outputs, parts, mixing, gate)
+    if len(parts) < len(first):
+        of_parts = [u.clone() for u in of_parts[0].split([u.shape[1] for u in first], 1)]
+    return [*of_parts, of_gate]
+
+
+def _parts(first: Sequence[Tensor]) -> list[Tensor]:
+    """Return the same rows in no more tensors than the kernels take."""
+    return list(first) if len(first) <= GATED_PARTS else [torch.cat(list(first), 1)]
+
+
+def _padded(parts: list[Tensor]) -> list[Tensor]:
+    """Return as many tensors as the kernels take; they touch no rows of those that are too many."""
+    return parts + parts[:1] * (GATED_PARTS - len(parts))
 
 
 def _launch_gate(
-    kernel: Any, inputs: list[Tensor], outputs: list[Tensor], mixing: Tensor, gate: Tensor, sizes: list[int]
+    kernel: Any,
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    parts: list[Tensor],
+    mixing: Tensor,
+    gate: Tensor,
 ) -> None:
     (edges, hidden), (taps, rows) = gate.shape, mixing.shape
-    block = min(128, triton.next_power_of_2(hidden))
+    block, blocks = _blocks(hidden)
+    sizes = [u.shape[1] for u in parts] + [0] * (GATED_PARTS - len(parts))
     _launch(
         kernel,
-        (edges, triton.cdiv(hidden, block)),
+        (edges, blocks),
         *(x.contiguous() for x in inputs),
         *outputs,
         hidden,
@@ -288,13 +305,6 @@ def _launch_gate(
         ACC=_accumulator(gate),
         num_warps=1,
     )
-
-
-def _parts(first: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
-    """Return as many tensors as the kernels take, and how many rows of an edge each has."""
-    parts = list(first) if len(first) <= GATED_PARTS else [torch.cat(list(first), 1)]
-    missing = [parts[0][:, :0]] * (GATED_PARTS - len(parts))
-    return parts + missing, [u.shape[1] for u in parts + missing]
 
 
 def tap_mean(values: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, opposite: Tensor) -> Tensor:

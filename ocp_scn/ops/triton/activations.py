@@ -1,8 +1,11 @@
 """Kernels around SiLU: with a bias, of mixed rows with a gate, and rolled back and averaged over taps.
 
-All are bound by memory: each number is read and written once, and computed with in at least float32. Rows are
-contiguous, so threads lie along them; widths are arguments that Triton looks at (multiples of 16 give wide loads),
-numbers of rows are not: other batches need no other code.
+All are bound by memory: each number is read and written once, and computed with in at least float32. Rows
+are contiguous, so threads lie along them. Triton looks at their widths, since multiples of 16 give wide
+loads, but not at how many there are: other batches need no other code.
+
+Vectors along rows are loaded as tiles of one row ([None, :]) where they meet tiles of several: threads then
+have the same columns of both, and nothing goes through shared memory.
 """
 
 # Triton 3.0's interpreter takes annotations for objects, so they are not postponed here.
@@ -32,10 +35,10 @@ def _slope(x):
 def bias_silu(
     gradient, x, bias, out, num_rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr
 ):
-    """A program has a tile of rows and columns, and its columns' biases once: SiLU, or its slope times a gradient.
+    """Compute SiLU(x + bias), or its slope times a gradient if there is one; ``out`` may be x.
 
-    The mask is one of rows and one of columns, rather than one of flat places, so that loads are wide whatever
-    the number of rows. ``out`` may be x.
+    A program has a tile of rows and columns. Its mask is one of rows and one of columns rather than one of
+    flat places, so that loads are wide whatever the number of rows, and each bias is read once for the tile.
     """
     start = tl.program_id(0).to(tl.int64) * ROWS
     r = tl.arange(0, ROWS)
@@ -44,7 +47,7 @@ def bias_silu(
     at = r[:, None] * width + c[None, :]
     y = tl.load(x + start * width + at, mask=here, other=0.0).to(ACC)
     if bias is not None:
-        y += tl.load(bias + c, mask=c < width, other=0.0).to(ACC)[None, :]
+        y += tl.load(bias + c[None, :], mask=c[None, :] < width, other=0.0).to(ACC)
     if gradient is None:
         result = _silu(y)
     else:
@@ -52,8 +55,8 @@ def bias_silu(
     tl.store(out + start * width + at, result.to(out.dtype.element_ty), mask=here)
 
 
-# The rows that a gate mixes lie in up to five tensors, those of orders 0, m and -m of two orders, say. A part with
-# no rows stands for a missing one. A tile has all taps, so that each row is read once.
+# The rows that a gate mixes lie in up to five tensors; a part of no rows stands for a missing one. A tile
+# has all taps, so that each row is read once.
 
 
 @triton.jit
@@ -62,9 +65,9 @@ def _mix_part(
 ):  # fmt: skip
     """Add what the PART rows u contribute, which are from FIRST on among the W."""
     for w in tl.static_range(PART):
-        values = tl.load(u + w * H + h, mask=h < H, other=0.0).to(mixed.dtype)
+        values = tl.load(u + w * H + h[None, :], mask=h[None, :] < H, other=0.0).to(mixed.dtype)
         factors = tl.load(mixing + t * W + FIRST + w, mask=t < T, other=0.0).to(mixed.dtype)
-        mixed += factors[:, None] * values[None, :]
+        mixed += factors[:, None] * values
     return mixed
 
 
@@ -75,7 +78,8 @@ def _unmix_part(
     """Write the derivative by these rows; that by what is mixed is 0 beyond the taps."""
     for w in tl.static_range(PART):
         factors = tl.load(mixing + t * W + FIRST + w, mask=t < T, other=0.0).to(mixed.dtype)
-        tl.store(u + w * H + h, tl.sum(factors[:, None] * mixed, 0).to(u.dtype.element_ty), mask=h < H)
+        unmixed = tl.sum(factors[:, None] * mixed, 0)[None, :].to(u.dtype.element_ty)
+        tl.store(u + w * H + h[None, :], unmixed, mask=h[None, :] < H)
 
 
 @triton.jit
@@ -85,7 +89,7 @@ def _mix(
     TAPS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Return mixing @ u + bias, a tile of taps and hidden channels."""
-    mixed = tl.zeros((TAPS, BLOCK), ACC) + tl.load(bias + h, mask=h < H, other=0.0).to(ACC)[None, :]
+    mixed = tl.zeros((TAPS, BLOCK), ACC) + tl.load(bias + h[None, :], mask=h[None, :] < H, other=0.0).to(ACC)
     mixed = _mix_part(mixed, u0 + edge * N0 * H, mixing, t, h, H, T, W, 0, N0)
     mixed = _mix_part(mixed, u1 + edge * N1 * H, mixing, t, h, H, T, W, N0, N1)
     mixed = _mix_part(mixed, u2 + edge * N2 * H, mixing, t, h, H, T, W, N0 + N1, N2)
@@ -106,9 +110,9 @@ def gate(
     mixed = _mix(
         u0, u1, u2, u3, u4, mixing, bias, edge, t, h, H, T, W, N0, N1, N2, N3, N4, TAPS, BLOCK, ACC
     )  # fmt: skip
-    opening = tl.load(gating + edge * H + h, mask=h < H, other=0.0).to(ACC)
-    opening += tl.load(gate_bias + h, mask=h < H, other=0.0).to(ACC)
-    gated = _silu(mixed) * _silu(opening)[None, :]
+    opening = tl.load(gating + edge * H + h[None, :], mask=h[None, :] < H, other=0.0).to(ACC)
+    opening += tl.load(gate_bias + h[None, :], mask=h[None, :] < H, other=0.0).to(ACC)
+    gated = _silu(mixed) * _silu(opening)
     here = (t < T)[:, None] & (h < H)[None, :]
     to = out + edge * T * H + (t[:, None] * H + h[None, :])
     tl.store(to, gated.to(out.dtype.element_ty), mask=here)
@@ -116,8 +120,8 @@ def gate(
 
 @triton.jit
 def gate_backward(
-    gradient, u0, u1, u2, u3, u4, mixing, bias, gating, gate_bias, of_u0, of_u1, of_u2, of_u3, of_u4, of_gate, H,
-    T: tl.constexpr, W: tl.constexpr,
+    gradient, u0, u1, u2, u3, u4, mixing, bias, gating, gate_bias,
+    of_u0, of_u1, of_u2, of_u3, of_u4, of_gate, H, T: tl.constexpr, W: tl.constexpr,
     N0: tl.constexpr, N1: tl.constexpr, N2: tl.constexpr, N3: tl.constexpr, N4: tl.constexpr,
     TAPS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -128,15 +132,15 @@ def gate_backward(
     mixed = _mix(
         u0, u1, u2, u3, u4, mixing, bias, edge, t, h, H, T, W, N0, N1, N2, N3, N4, TAPS, BLOCK, ACC
     )  # fmt: skip
-    opening = tl.load(gating + edge * H + h, mask=h < H, other=0.0).to(ACC)
-    opening += tl.load(gate_bias + h, mask=h < H, other=0.0).to(ACC)
+    opening = tl.load(gating + edge * H + h[None, :], mask=h[None, :] < H, other=0.0).to(ACC)
+    opening += tl.load(gate_bias + h[None, :], mask=h[None, :] < H, other=0.0).to(ACC)
     here = (t < T)[:, None] & (h < H)[None, :]
     of_gated = tl.load(
         gradient + edge * T * H + (t[:, None] * H + h[None, :]), mask=here, other=0.0
     ).to(ACC)  # fmt: skip
-    of_opening = tl.sum(of_gated * _silu(mixed), 0) * _slope(opening)
-    tl.store(of_gate + edge * H + h, of_opening.to(of_gate.dtype.element_ty), mask=h < H)
-    of_mixed = of_gated * _silu(opening)[None, :] * _slope(mixed)
+    of_opening = tl.sum(of_gated * _silu(mixed), 0)[None, :] * _slope(opening)
+    tl.store(of_gate + edge * H + h[None, :], of_opening.to(of_gate.dtype.element_ty), mask=h[None, :] < H)
+    of_mixed = of_gated * _silu(opening) * _slope(mixed)
     _unmix_part(of_mixed, of_u0 + edge * N0 * H, mixing, t, h, H, T, W, 0, N0)
     _unmix_part(of_mixed, of_u1 + edge * N1 * H, mixing, t, h, H, T, W, N0, N1)
     _unmix_part(of_mixed, of_u2 + edge * N2 * H, mixing, t, h, H, T, W, N0 + N1, N2)
@@ -144,8 +148,8 @@ def gate_backward(
     _unmix_part(of_mixed, of_u4 + edge * N4 * H, mixing, t, h, H, T, W, N0 + N1 + N2 + N3, N4)
 
 
-# Rolling back exchanges coefficients of orders m and -m. A program has some channels of an edge and goes through
-# its coefficients: pair by pair, so that SiLU of each is computed once.
+# Rolling back exchanges coefficients of orders m and -m. A program has some channels of an edge, with all
+# taps, and goes through the coefficients: pair by pair, so that each is read, and its SiLU computed, once.
 
 
 @triton.jit

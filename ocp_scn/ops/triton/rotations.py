@@ -1,12 +1,13 @@
 """Kernels that turn coefficients between atoms and edge frames.
 
-In all three, channels are what threads lie along: rows of channels are contiguous in memory, and every thread
-then needs the same few numbers of a Wigner matrix, which come from the cache. Degrees and orders are known when
-a kernel is compiled (LMAX, MMAX), atoms and edges are not: other batches need no other code. Only what an
-edge's or atom's numbers begin at is in 64 bits; places within are far below 2**31.
+In all three, threads lie along channels: rows of channels are contiguous in memory, and every thread then
+needs the same few numbers of a Wigner matrix, which come from the cache. Degrees and orders are known when a
+kernel is compiled (LMAX, MMAX), atoms and edges are not: other batches need no other code. Only what an
+edge's or an atom's numbers begin at is in 64 bits; places within are far below 2**31.
 
-A tile has a power of two of rows, so a degree's 2 min(l, MMAX) + 1 rows and 2 l + 1 columns are padded; what
-is beyond is masked in every load and store.
+A tile has a power of two of rows, so the 2 min(l, MMAX) + 1 rows and 2 l + 1 columns of a degree are padded,
+and masked in every load and store. Rows of channels are loaded as tiles of one row ([None, :]): threads then
+have the same channels of them as of larger tiles, and nothing goes through shared memory.
 """
 
 # Triton 3.0's interpreter takes annotations for objects, so they are not postponed here.
@@ -43,7 +44,7 @@ def node_to_edge(
     """A program has one end of an edge: it reads each row of its atom once, and has all degrees at hand."""
     edge, end = tl.program_id(0).to(tl.int64), tl.program_id(1)
     c = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    x += tl.load(atom + edge * ENDS + end) * stride
+    x += tl.load(atom + edge * ENDS + end).to(tl.int64) * stride
     wigner += edge * PACKED
     out += edge * ENDS * KEPT * C
     row += end * KEPT
@@ -98,9 +99,9 @@ def edge_to_node(
 ):  # fmt: skip
     """A program has an atom and a degree, and sums over the atom's edges in their order.
 
-    A degree's coefficients are read by its program alone, so splitting an atom's work by degree costs no memory
-    traffic; all degrees' sums at once would not fit into registers. The largest degrees begin first, so that
-    what runs last is short. To hide the time that memory takes, AT_ONCE edges are read before any is waited for.
+    The sums of all degrees would not fit into registers, and a degree's coefficients are read by its program
+    alone, so the split costs no memory traffic. The largest degrees begin first, so that what runs last is
+    short. AT_ONCE edges are read before any is waited for.
     """
     atom = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(starts + atom).to(tl.int64), tl.load(starts + atom + 1).to(tl.int64)
@@ -130,20 +131,20 @@ def _gradient_of_degree(
     """Multiply one degree of an edge's coefficients by those of its atoms."""
     ROWS: tl.constexpr = 2 * DEGREE + 1 if DEGREE < MMAX else 2 * MMAX + 1
     COLUMNS: tl.constexpr = 2 * DEGREE + 1
-    r = tl.arange(0, triton.next_power_of_2(ROWS))
-    here = (r < ROWS)[:, None] & there[None, :]
-    places = tl.load(row + first + r, mask=r < ROWS, other=0).to(tl.int32) * C
-    v0 = tl.load(v + places[:, None] + c[None, :], mask=here, other=0.0).to(ACC)
+    k = tl.arange(0, triton.next_power_of_2(COLUMNS))
+    at = ((DEGREE * DEGREE + k) * C)[:, None] + c[None, :]
+    here = (k < COLUMNS)[:, None] & there[None, :]
+    signal0 = tl.load(x0 + at, mask=here, other=0.0).to(ACC)
     if ENDS == 2:
-        places = tl.load(row + KEPT + first + r, mask=r < ROWS, other=0).to(tl.int32) * C
-        v1 = tl.load(v + places[:, None] + c[None, :], mask=here, other=0.0).to(ACC)
-    for k in tl.static_range(COLUMNS):
-        at = (DEGREE * DEGREE + k) * C + c[None, :]
-        products = v0 * tl.load(x0 + at, mask=there[None, :], other=0.0).to(ACC)
+        signal1 = tl.load(x1 + at, mask=here, other=0.0).to(ACC)
+    for r in tl.static_range(ROWS):
+        place = tl.load(row + first + r).to(tl.int32) * C
+        products = signal0 * tl.load(v + place + c[None, :], mask=there[None, :], other=0.0).to(ACC)
         if ENDS == 2:
-            products += v1 * tl.load(x1 + at, mask=there[None, :], other=0.0).to(ACC)
+            place = tl.load(row + KEPT + first + r).to(tl.int32) * C
+            products += signal1 * tl.load(v + place + c[None, :], mask=there[None, :], other=0.0).to(ACC)
         summed = tl.sum(products, 1).to(out.dtype.element_ty)
-        tl.store(out + offset + r * COLUMNS + k, summed, mask=r < ROWS)
+        tl.store(out + offset + r * COLUMNS + k, summed, mask=k < COLUMNS)
 
 
 @triton.jit
@@ -152,11 +153,14 @@ def wigner_gradient(
     LMAX: tl.constexpr, MMAX: tl.constexpr, KEPT: tl.constexpr, PACKED: tl.constexpr, ENDS: tl.constexpr,
     BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """A program has an edge with all channels; products of both ends are added before threads share sums."""
+    """A program has an edge with all channels, and holds the signals of a degree at both ends.
+
+    Products of both ends are added before threads exchange sums over channels.
+    """
     edge = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
-    x0 = x + tl.load(atom + edge * ENDS) * stride
-    x1 = x + tl.load(atom + edge * ENDS + ENDS - 1) * stride
+    x0 = x + tl.load(atom + edge * ENDS).to(tl.int64) * stride
+    x1 = x + tl.load(atom + edge * ENDS + ENDS - 1).to(tl.int64) * stride
     v += edge * ENDS * KEPT * C
     out += edge * PACKED
     offset = 0
