@@ -24,8 +24,7 @@ EPILOG = """example, on a machine with an NVIDIA GPU:
   python -m benchmarks.operators --device cuda --dtype bfloat16
 The sizes are those of the published model and 8 slabs of 66 atoms. Seconds are medians. "MiB" is what an
 operator has to read and write, "bandwidth" that by its time, relative to a copy in the same run: 1 is as fast
-as memory allows. "difference" is the
-largest from the definition in float64, over the largest number there."""
+as memory allows. "difference" is the largest from the definition in float64, relative to the largest number."""
 COLUMNS = ["operator", "edges", "ms", "ms by definition", "MiB", "bandwidth", "difference"]
 
 
@@ -100,6 +99,7 @@ def seconds(device: torch.device, repeats: int, function: Callable[..., Any], *a
     for _ in range(repeats):
         if device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(10_000_000)  # while the host launches what follows: its time is not the GPU's
             start.record()
             function(*args)
             end.record()
