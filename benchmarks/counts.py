@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.devices import CUDA, add_arguments, check_arguments, float32_products, results_path
 from benchmarks.flops import FORMULAS, needed_flops
 from benchmarks.models import SCN, VARIANTS, build, loss_of, predict
-from benchmarks.operators import OperatorCounter, counted
+from benchmarks.calls import OperatorCounter, counted
 from benchmarks.process import build_in, calls_in
 from benchmarks.store import ROOT, machine, table, write_json
 from benchmarks.structures import slabs
 from ocp_scn.errors import InputError
-from ocp_scn.nn import edges
+from ocp_scn.fairchem.search import comparing_all
 from ocp_scn.nn.message_vjp import MAX_REPEATED
 from ocp_scn.ops.chunks import as_if, gpu_sizes
 
@@ -94,7 +93,7 @@ def as_on_a_gpu() -> Iterator[None]:
     with (
         torch.backends.mkldnn.flags(enabled=False),
         as_if(gpu_sizes(70 * 2**30)),
-        mock.patch.object(edges, "_check_atoms"),  # for CPUs only
+        comparing_all(),
     ):
         yield
 

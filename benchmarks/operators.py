@@ -1,111 +1,230 @@
-"""Calls of operators, counted: those that are no views, and those that make a host wait for a GPU."""
+"""Every fused operator beside its definition in torch: ``python -m benchmarks.operators``."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-# Operators of torch whose result is on the host, or has a size that only the GPU knows. An index with a mask
-# is one more. Most copies between devices are not to be seen on a CPU: of them count ``cpu()``, ``tolist()``,
-# ``to("cpu", copy=True)``, and ``tensor(..., device=...)`` of the host's numbers.
-WAITS = {
-    "_local_scalar_dense": "a number for the host: item(), bool(), int()",
-    "nonzero": "the size of the result",
-    "masked_select": "the size of the result",
-    "repeat_interleave.Tensor": "the size of the result, unless output_size is given",
-    "bincount": "the largest value is the size of the result",
-    "_unique": "the size of the result",
-    "_unique2": "the size of the result",
-    "unique_dim": "the size of the result",
-    "unique_consecutive": "the size of the result",
-    "equal": "a truth value for the host",
-    "_linalg_check_errors": "whether inv() and others met a singular matrix",
-    "_linalg_svd": "whether it converged",
-    "linalg_pinv": "whether its singular values converged",
-    "_linalg_eigh": "whether it converged",
-    "scalar_tensor": "a number of the host's that torch.where() copies, which waits",
-}
-# A view by another name: of a result that nobody else has.
-_VIEWS = {"_unsafe_view"}
+from benchmarks.store import ROOT, machine, table, write_json
+from ocp_scn import ops
+from ocp_scn.ops import reference
+from ocp_scn.sphere import kept_orders
+
+RESULTS = ROOT / "docs/results/operators.json"
+EPILOG = """example, on a machine with an NVIDIA GPU:
+  python -m benchmarks.operators --device cuda --dtype bfloat16
+The sizes are those of the published model and 8 slabs of 66 atoms. Seconds are medians. "MiB" is what an
+operator has to read and write, "bandwidth" that by its time, relative to a copy in the same run: 1 is as fast
+as memory allows. "difference" is the largest from the definition in float64, relative to the largest number."""
+COLUMNS = ["operator", "edges", "ms", "ms by definition", "MiB", "bandwidth", "difference"]
 
 
-class OperatorCounter(TorchDispatchMode):
-    """Counts the operators that are called, by name, and the bytes of the new tensors they return.
+class Sizes(NamedTuple):
+    """Of a batch and a network: the names are those of :mod:`ocp_scn.ops.reference`."""
 
-    One of the package's operators counts once, whatever it calls. Views do not count, nor does what has no
-    tensor.
-
-    Attributes:
-        calls: by name of the operator.
-        waits: those among them that make a host wait, and copies between devices.
-        bytes: of new tensors.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[str] = Counter()
-        self.waits: Counter[str] = Counter()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if _is_view(func) or not _tensors((args, kwargs, out)):
-            return out
-        name = func._overloadpacket.__name__
-        self.calls[name] += 1
-        self.waits[name] += _waits(func, args, kwargs or {}, out)
-        known = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
-        new = [t for t in _tensors(out) if t.untyped_storage()._cdata not in known]
-        self.bytes += sum(t.untyped_storage().nbytes() for t in new)
-        return out
+    atoms: int
+    edges: int
+    lmax: int
+    mmax: int
+    taps: int
+    channels: int
+    hidden: int
 
 
-class _CopyCounter(TorchFunctionMode):
-    """Counts copies that are no operators on a CPU."""
+def calls(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, list[Any]]]:
+    """Yield operators and arguments: what goes into matrix products in a dtype, the others in float32."""
+    atoms, edges, lmax, mmax, taps, channels, hidden = sizes
+    generator = torch.Generator(device).manual_seed(0)
 
-    def __init__(self, waits: Counter[str]) -> None:
-        self.waits = waits
+    def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=dtype, device=device)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        to_device = func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None
-        self.waits[func.__name__] += to_device or func in (Tensor.tolist, Tensor.cpu)
-        return func(*args, **kwargs)
+    orders = kept_orders(lmax, mmax)
+    kept = len(orders)
+    senders = torch.randint(atoms, (edges,), generator=generator, device=device)
+    receivers = torch.arange(edges, device=device) * atoms // edges  # as a graph has them, atom by atom
+    atom = torch.stack([senders, receivers], 1)
+    x, wigner = random(atoms, (lmax + 1) ** 2, channels), random(edges, reference.packed_size(lmax, mmax))
+    for ends in (atom, atom[:, 1:].contiguous()):
+        n = ends.shape[1]
+        which = torch.arange(n * kept, device=device).view(n, kept)
+        row = torch.stack([torch.zeros_like(which), torch.full_like(which, n * kept), which], dim=-1)
+        sorted_ends, order = ends.flatten().sort(stable=True)
+        starts = torch.searchsorted(sorted_ends, torch.arange(atoms + 1, device=device))
+        where = [ends, row, order if n == 2 else None, starts, lmax, mmax]
+        v = random(edges * n * kept, channels, dtype=dtype)
+        yield "node_to_edge", [x, wigner, *where, dtype]
+        yield "edge_to_node", [v, wigner, *where, x.shape[1]]
+        yield "wigner_gradient", [v, x, *where, torch.float32]
+        del v
+
+    angles = 2 * math.pi * torch.arange(taps, device=device) / taps
+    mixing = [torch.ones_like(angles)]
+    for m in range(1, mmax + 1):
+        mixing += [(m * angles).cos(), -(m * angles).sin(), (m * angles).sin(), (m * angles).cos()]
+    first = [random(edges, 1 if k == 0 else 2, hidden, dtype=dtype) for k in range(1 + 2 * mmax)]
+    gated = [
+        first,
+        torch.stack(mixing, 1),
+        random(hidden),
+        random(edges, hidden, dtype=dtype),
+        random(hidden),
+    ]
+    yield "gate", gated
+    yield "gate_backward", [random(edges, taps, hidden, dtype=dtype), *gated]
+    del first, gated
+
+    values, bias = random(edges, taps, kept * channels, dtype=dtype), random(kept * channels)
+    yield "bias_silu", [values, bias]
+    yield "bias_silu_backward", [random(*values.shape, dtype=dtype), values, bias]
+    opposite = torch.tensor([orders.index((degree, -m)) for degree, m in orders], device=device)
+    mean = [values, bias, random(taps, kept), random(taps, kept) * (opposite != opposite.sort()[0]), opposite]
+    yield "tap_mean", mean
+    yield "tap_mean_backward", [random(edges, kept, channels), *mean]
 
 
-@contextmanager
-def counted() -> Iterator[OperatorCounter]:
-    """Count what is called within the block."""
-    counter = OperatorCounter()
-    with _CopyCounter(counter.waits), counter:
-        yield counter
+def seconds(device: torch.device, repeats: int, function: Callable[..., Any], *args: Any) -> float:
+    """Return the median time of a call, on a GPU by its own clock; the first two do not count."""
+    taken = []
+    for _ in range(2):
+        function(*args)
+    for _ in range(repeats):
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(10_000_000)  # while the host launches what follows: its time is not the GPU's
+            start.record()
+            function(*args)
+            end.record()
+            end.synchronize()
+            taken.append(start.elapsed_time(end) / 1e3)
+        else:
+            begin = time.perf_counter()
+            function(*args)
+            taken.append(time.perf_counter() - begin)
+    return statistics.median(taken)
 
 
-def _is_view(func: Any) -> bool:
-    """Whether an operator returns a view of what it is given, and changes nothing."""
-    returns = [r.alias_info for r in func._schema.returns]
-    alias = any(info is not None and not info.is_write for info in returns)
-    return func._overloadpacket.__name__ in _VIEWS or (alias and not func._schema.is_mutable)
+def tensors(values: Any) -> Iterator[Tensor]:
+    """Yield the tensors among arguments or results."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from tensors(value)
 
 
-def _waits(func: Any, args: Any, kwargs: Any, out: Any) -> bool:
-    name, overload = func._overloadpacket.__name__, func._overloadname
-    if name == "repeat_interleave":
-        return kwargs.get("output_size") is None
-    if name in ("index", "index_put", "index_put_"):
-        return any(t.dtype in (torch.bool, torch.uint8) for t in args[1] if isinstance(t, Tensor))
-    if name == "_to_copy":  # with a device and no other dtype, it was for the copy
-        return kwargs.get("device") is not None and out.dtype == args[0].dtype
-    return name in WAITS or f"{name}.{overload}" in WAITS
+def in_float64(values: Any) -> Any:
+    """Return arguments with all floating-point numbers, and dtypes of results, in float64."""
+    if isinstance(values, list):
+        return [in_float64(value) for value in values]
+    if isinstance(values, torch.dtype):
+        return torch.float64
+    return values.double() if isinstance(values, Tensor) and values.is_floating_point() else values
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def difference(name: str, values: list[Any]) -> float:
+    """Return how far an operator is from its definition in float64, relative to the largest number."""
+    found = tensors(getattr(ops, name)(*values))
+    expected = tensors(getattr(reference, name)(*in_float64(values)))
+    return max(
+        float((f.double() - e).abs().max() / e.abs().max()) for f, e in zip(found, expected, strict=True)
+    )
+
+
+def copied_bytes_a_second(numbers: int, device: torch.device, repeats: int) -> float:
+    """Return what a copy of as many numbers in float32 reads and writes."""
+    source = torch.zeros(numbers, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / seconds(device, repeats, target.copy_, source)
+
+
+def measure(
+    sizes: Sizes, dtype: torch.dtype, device: torch.device, repeats: int, bandwidth: float
+) -> Iterator[dict[str, Any]]:
+    """Yield a record for each operator; ``bandwidth`` is a copy's, in bytes a second."""
+    for name, values in calls(sizes, dtype, device):
+        operator, definition = getattr(ops, name), getattr(reference, name)
+        ends = next((t.shape[1] for t in tensors(values) if t.dtype == torch.int64 and t.dim() == 2), None)
+        moved = sum(t.nbytes for t in (*tensors(values), *tensors(operator(*values))))
+        taken = seconds(device, repeats, operator, *values)
+        yield {
+            "operator": name if ends is None else f"{name}, {ends} end{'s' * (ends > 1)}",
+            "edges": sizes.edges,
+            "seconds": taken,
+            "seconds_by_definition": seconds(device, repeats, definition, *values),
+            "bytes": moved,
+            "of_bandwidth": moved / taken / bandwidth,
+            "difference": difference(name, values),
+        }
+
+
+def results_table(records: Sequence[dict[str, Any]]) -> str:
+    """Return a table of records."""
+    rows = [
+        [
+            r["operator"],
+            r["edges"],
+            1e3 * r["seconds"],
+            1e3 * r["seconds_by_definition"],
+            r["bytes"] / 2**20,
+            r["of_bandwidth"],
+            r["difference"],
+        ]
+        for r in records
+    ]
+    return table(COLUMNS, rows)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.operators",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of matrix products"
+    )
+    parser.add_argument("--edges", type=int, nargs="+", default=[6336, 14784], help="one table for all")
+    sizes = {"atoms": 528, "lmax": 6, "mmax": 1, "taps": 1, "channels": 128, "hidden": 1024}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=20, help="of each call (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    args = build_parser().parse_args(argv)
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    values = {name: getattr(args, name) for name in Sizes._fields if name != "edges"}
+    of_copy = max(args.edges) * args.hidden * args.taps  # as large as what the operators read and write
+    bandwidth = copied_bytes_a_second(of_copy, device, args.repeats)
+    with torch.no_grad():
+        records = [
+            record
+            for edges in args.edges
+            for record in measure(Sizes(edges=edges, **values), dtype, device, args.repeats, bandwidth)
+        ]
+    where = {**machine(), "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
+    found = {**where, "dtype": args.dtype, **values, "copied_bytes_a_second": bandwidth, "calls": records}
+    write_json(args.results, found)
+    print(results_table(records))
+    print(f"a copy moves {bandwidth / 1e9:.0f} GB/s; wrote {args.results}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,12 +5,13 @@ definitions, and the meaning of the arguments, are in :mod:`ocp_scn.ops.referenc
 and in every dtype; CPUs have code in C++ and NVIDIA's GPUs in Triton.
 """
 
+from importlib.util import find_spec
+
+import torch
+
 from ocp_scn.ops import cpu
 from ocp_scn.ops.cpu import operators
 from ocp_scn.ops.library import implement, operator
-
-if cpu.compiled():
-    implement("CPU", operators)
 
 node_to_edge = operator("node_to_edge")
 edge_to_node = operator("edge_to_node")
@@ -23,3 +24,10 @@ bias_silu_ = operator("bias_silu_")
 bias_silu_backward = operator("bias_silu_backward")
 tap_mean = operator("tap_mean")
 tap_mean_backward = operator("tap_mean_backward")
+
+if cpu.compiled():
+    implement("CPU", operators)
+if torch.cuda.is_available() and find_spec("triton") is not None:
+    from ocp_scn.ops import triton
+
+    implement("CUDA", triton)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.counts import RESULTS, count, count_operators
-from benchmarks.operators import counted
+from benchmarks.calls import counted
 
 VARIANTS = ["t1-b1", "t4-b2"]
 # Operators that a GPU may be called with, from the graph to the predictions.

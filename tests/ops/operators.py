@@ -34,6 +34,7 @@ SIZES = [
     Size(lmax=4, mmax=0, taps=8, channels=3, ends=1),
     Size(lmax=6, mmax=2, taps=8, channels=33, hidden=65),
     Size(lmax=10, mmax=3, channels=5, ends=1, edges=7),
+    Size(lmax=2, mmax=2, taps=5, channels=9, hidden=130),
     Size(edges=0),
     Size(atoms=1, edges=3),
     Size(atoms=40, edges=4),  # most of which have no edge
