@@ -113,8 +113,8 @@ class _Messages(NamedTuple):
         s, taps = self.setting, self.setting.taps
         a = MessageMaps.of(weights, s.dtype)
         first_maps, into = taps.maps(a.w1), s.input_wigner(wigner)
-        sums = x.new_zeros(0)
-        for number, chunk in enumerate(s.chunks):
+        sums: Tensor | None = None
+        for chunk in s.chunks:
             u = ops.node_to_edge(x, into[chunk.edges], *s.both_ends(chunk.ends), s.dtype)
             first = taps.first_map(u, first_maps)  # (E', 1 or 2, H) each, to be mixed for the taps
             opening = product(features[chunk.edges].to(s.dtype), a.w0)
@@ -122,7 +122,7 @@ class _Messages(NamedTuple):
             second = product(h.flatten(0, 1), a.w2).view_as(h)
             if keep is not None:
                 keep += [*first, second]
-            for part, (edges, receivers) in enumerate(chunk.receivers):
+            for edges, receivers in chunk.receivers:
                 h = second[edges]
                 h = silu_of_own(h, a.b2) if keep is None else ops.bias_silu(h, a.b2)
                 values = product(h.flatten(0, 1), a.w3).unflatten(0, h.shape[:2])  # (E'', T, S C')
@@ -130,13 +130,13 @@ class _Messages(NamedTuple):
                     keep.append(values)
                 v = ops.tap_mean(values, a.b3, taps.cos, taps.sin, taps.opposite)  # (E'', S, C')
                 turned = v.flatten(0, 1), back[chunk.edges][edges], *s.receivers(receivers)
-                if number == part == 0:
+                if sums is None:
                     sums = ops.edge_to_node(*turned, (s.lmax + 1) ** 2)
                 elif torch.is_grad_enabled():
                     sums = sums + ops.edge_to_node(*turned, (s.lmax + 1) ** 2)
                 else:
                     ops.edge_to_node_(sums, *turned)
-        return sums
+        return x.new_zeros(len(x), (s.lmax + 1) ** 2, x.shape[2]) if sums is None else sums
 
     def vjp(
         self, gradient: Tensor, kept: Sequence[Tensor], needed: Sequence[bool], /, *inputs: Tensor

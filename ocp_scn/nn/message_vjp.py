@@ -104,7 +104,7 @@ def message_vjp(
     """
     a = MessageMaps.of(weights, s.dtype)
     first_maps, into = s.taps.maps(a.w1), s.input_wigner(wigner)
-    found = _Derivatives(torch.zeros_like(x) if needed[0] else None, needed, len(first_maps))
+    found = _Derivatives(needed, len(first_maps))
     left = iter(kept)
     for chunk in s.chunks:
         first, second = [next(left) for _ in first_maps], next(left)
@@ -180,6 +180,8 @@ def _first_map_vjp(
     of_u = s.taps.first_map_vjp(u, first_maps, of_first, found.first_maps)
     if found.x is not None:
         ops.edge_to_node_(found.x, of_u, wigner, *at)
+    elif found.needs_x:
+        found.x = ops.edge_to_node(of_u, wigner, *at, x.shape[1]).to(x.dtype)
     if found.needs_wigner:
         found.wigner.append(ops.wigner_gradient(of_u, x, *at, wigner.dtype))
 
@@ -188,14 +190,13 @@ class _Derivatives:
     """Derivatives by a message's inputs: sums over chunks, or what each chunk has.
 
     Args:
-        x: where to sum those by the signals; None if nobody needs them.
         needed: whether signals, features and both kinds of Wigner matrices need one.
         num_first_maps: matrices of the first map.
     """
 
-    def __init__(self, x: Tensor | None, needed: Sequence[bool], num_first_maps: int) -> None:
-        self.x = x
-        _, self.needs_features, self.needs_wigner, self.needs_back, *_ = needed
+    def __init__(self, needed: Sequence[bool], num_first_maps: int) -> None:
+        self.x: Tensor | None = None
+        self.needs_x, self.needs_features, self.needs_wigner, self.needs_back, *_ = needed
         self.features: list[Tensor] = []
         self.wigner: list[Tensor] = []
         self.back: list[Tensor] = []
