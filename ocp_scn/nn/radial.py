@@ -130,7 +130,7 @@ class _Features(NamedTuple):
         elements = embedding(self.source, of_source) + embedding(self.target, of_target)
         radial, w1 = radial.to(self.dtype), w1.to(self.dtype)
         if torch.is_grad_enabled():
-            return product(radial, w1) + elements
+            return (product(radial, w1) + elements).to(self.dtype)
         if elements.dtype != self.dtype:
             return product(radial, w1).add_(elements)
         product_(elements, radial, w1, add=True)
