@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.calls import OperatorCounter, counted
 from benchmarks.devices import CUDA, add_arguments, check_arguments, float32_products, results_path
 from benchmarks.flops import FORMULAS, needed_flops
 from benchmarks.models import SCN, VARIANTS, build, loss_of, predict
-from benchmarks.calls import OperatorCounter, counted
 from benchmarks.process import build_in, calls_in
 from benchmarks.store import ROOT, machine, table, write_json
 from benchmarks.structures import slabs

@@ -24,7 +24,7 @@ EPILOG = """example, on a machine with an NVIDIA GPU:
   python -m benchmarks.operators --device cuda --dtype bfloat16
 The sizes are those of the published model and 8 slabs of 66 atoms. Seconds are medians. "MiB" is what an
 operator has to read and write, "bandwidth" that by its time, relative to a copy in the same run: 1 is as fast
-as memory allows. "difference" is the largest from the definition in float64, relative to the largest number."""
+as memory allows. "difference" is the largest from the definition in float64, relative to the largest one."""
 COLUMNS = ["operator", "edges", "ms", "ms by definition", "MiB", "bandwidth", "difference"]
 
 

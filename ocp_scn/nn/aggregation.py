@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -93,8 +94,8 @@ class _Update(NamedTuple):
         of_bands = self._maps_of_bands(w1)
         found = []
         for both in self._both(x, messages):  # (K, A, 2 C')
-            first = self._first_map(both, of_bands, b1)  # (K, A, 2 b C')
-            h = silu_of_own(self._transform(self.to_grid, first))  # (G, A, 2 b C')
+            first = self._first_map(both, of_bands)  # (K, A, 2 b C'), to which b1 adds at every point
+            h = silu_of_own(self._transform(self.to_grid, first), b1)  # (G, A, 2 b C')
             h = silu_of_own(_linear(h, w2), b2)  # (G, A, 2 C')
             found.append(self._plus_constant(_linear(self._transform(self.from_grid, h), w3), b3))
         return joined(found, 1 - self.dim).transpose(1, self.dim)  # (A, K, C')
@@ -111,9 +112,8 @@ class _Update(NamedTuple):
         biases, of_inputs = [], []
         gradients = gradient.to(w1.dtype).transpose(1, self.dim).tensor_split(self.chunks, 1 - self.dim)
         for both, g in zip(self._both(x, messages), gradients, strict=True):
-            first = self._first_map(both, of_bands, b1)
-            values = self._transform(self.to_grid, first)
-            h1 = ops.bias_silu(values, None)
+            values = self._transform(self.to_grid, self._first_map(both, of_bands))
+            h1 = ops.bias_silu(values, b1)
             second = _linear(h1, w2)
             h2 = ops.bias_silu(second, b2)
             back = self._transform(self.from_grid, h2)
@@ -123,13 +123,14 @@ class _Update(NamedTuple):
             of_h2 = self._transform(self.from_grid.mT, _linear(g, w3.mT))
             of_second = ops.bias_silu_backward(of_h2, second, b2)
             of_w2 = plus_product(of_w2, _rows(h1).mT, _rows(of_second).mT)
-            of_values = ops.bias_silu_backward(_linear(of_second, w2.mT), values, None)
+            of_values = ops.bias_silu_backward(_linear(of_second, w2.mT), values, b1)
             of_first = self._transform(self.to_grid.mT, of_values)
             biases.append((self._of_constant(of_first), _rows(of_second).sum(0), self._of_constant(g)))
             of_both = []
             for k, (u, v, a) in enumerate(self._ranges(both, of_first, of_bands)):
-                of_w1[k] = plus_product(of_w1[k], _rows(u).mT, _rows(v).mT)
-                of_both.append(_linear(v, a.mT))
+                rows = _rows(v)  # a copy if there are several bands
+                of_w1[k] = plus_product(of_w1[k], _rows(u).mT, rows.mT)
+                of_both.append(product(rows, a.mT).unflatten(0, v.shape[:-1]))
             of_inputs.append(joined(of_both, self.dim))
         of_signals = joined(of_inputs, 1 - self.dim).transpose(1, self.dim).to(x.dtype)
         of_x, of_messages = of_signals.chunk(2, dim=-1)
@@ -149,10 +150,9 @@ class _Update(NamedTuple):
             both = torch.cat([part.transpose(1, self.dim) for part in pair], dim=-1)
             yield both.to(self.to_grid.dtype)
 
-    def _first_map(self, both: Tensor, of_bands: Sequence[Tensor], bias: Tensor) -> Tensor:
-        """Return the coefficients of the first map's output."""
-        first = joined([_linear(part, a) for part, a in self._ranges(both, of_bands)], self.dim)
-        return self._plus_constant(first, bias)
+    def _first_map(self, both: Tensor, of_bands: Sequence[Tensor]) -> Tensor:
+        """Return the coefficients of the first map's output, without its bias."""
+        return joined([_linear(part, a) for part, a in self._ranges(both, of_bands)], self.dim)
 
     def _ranges(self, *tensors: Tensor | Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """Return the ranges of coefficients with b, b - 1, ..., 1 bands, and what is listed for each."""
@@ -172,15 +172,15 @@ class _Update(NamedTuple):
         bands = len(self.borders) - 1
         if bands == 1:
             return [weight]
-        sums = weight.mT.unflatten(0, (2, bands, -1)).cumsum(1)
-        return [sums[:, j].flatten(0, 1).mT for j in reversed(range(bands))]
+        sums = weight.mT.unflatten(0, (2, bands, -1)).transpose(0, 1).cumsum(0)  # (b, 2, C', out)
+        return [of_bands.flatten(0, 1).mT for of_bands in reversed(sums.unbind())]
 
     def _weight_of_bands(self, of_bands: Sequence[Tensor]) -> Tensor:
         """Return the derivative by the weight from those (in, out) by :meth:`_maps_of_bands`."""
         if len(of_bands) == 1:
             return of_bands[0].mT
-        sums = torch.stack([of_map.unflatten(0, (2, -1)) for of_map in of_bands], dim=1)
-        return sums.cumsum(1).flip(1).flatten(0, 2).mT
+        sums = list(itertools.accumulate(of_map.unflatten(0, (2, -1)) for of_map in of_bands))
+        return torch.stack(sums[::-1], dim=1).flatten(0, 2).mT
 
     def _transform(self, matrix: Tensor, values: Tensor) -> Tensor:
         """Return the matrix's product with the dimension of coefficients or grid points."""

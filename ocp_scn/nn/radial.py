@@ -12,7 +12,7 @@ from torch.nn.functional import embedding, silu, threshold
 
 from ocp_scn import ops
 from ocp_scn.nn.activations import silu_of_own
-from ocp_scn.nn.products import product, product_dtype
+from ocp_scn.nn.products import product, product_, product_dtype
 from ocp_scn.nn.recompute import recomputed
 from ocp_scn.sphere import TableModule
 
@@ -47,11 +47,12 @@ class RadialBasis(TableModule):
         """Return (E, R) basis values of the lengths (E,), Å."""
         if self.function == "silu":
             return silu(self.fc1(torch.stack([distance, torch.ones_like(distance)], dim=-1)))
-        u = (distance[:, None] - self.centres) / self.spacing
+        difference = distance[:, None] - self.centres
         if self.function == "gaussian":
+            exponent = difference.square() * (-0.5 / (self.spacing * self.width) ** 2)
             # Below 1e-30 values are 0: processors are many times slower with numbers below float32's range.
-            return torch.exp(threshold(-0.5 * (u / self.width).square(), -69.0, -math.inf))
-        u = u * self.width
+            return torch.exp(threshold(exponent, -69.0, -math.inf))
+        u = difference * (self.width / self.spacing)
         return torch.sigmoid(u) + 0.001 * u if self.function == "linearsigmoid" else torch.sigmoid(u)
 
 
@@ -127,5 +128,10 @@ class _Features(NamedTuple):
 
     def _first(self, radial: Tensor, of_source: Tensor, of_target: Tensor, w1: Tensor) -> Tensor:
         elements = embedding(self.source, of_source) + embedding(self.target, of_target)
-        found = product(radial.to(self.dtype), w1.to(self.dtype))
-        return found + elements if torch.is_grad_enabled() else found.add_(elements)
+        radial, w1 = radial.to(self.dtype), w1.to(self.dtype)
+        if torch.is_grad_enabled():
+            return (product(radial, w1) + elements).to(self.dtype)
+        if elements.dtype != self.dtype:
+            return product(radial, w1).add_(elements)
+        product_(elements, radial, w1, add=True)
+        return elements

@@ -55,24 +55,23 @@ def harmonics_in_rows(x: Tensor, y: Tensor, z: Tensor, lmax: int, mmax: int | No
     """Return :func:`spherical_harmonics` of points x, y, z (..., P), harmonic by harmonic: (..., S, P)."""
     mmax = lmax if mmax is None else min(mmax, lmax)
     a, b, starts, column, azimuth, norm = _recurrence(lmax, mmax, y.dtype, y.device)
-    y, z = y.unsqueeze(-2), z.unsqueeze(-2)  # (..., 1, P)
-    x = x.unsqueeze(-2)
+    x, y, z = x.unsqueeze(-2), y.unsqueeze(-2), z.unsqueeze(-2)  # (..., 1, P)
     polar_y = a * y.unsqueeze(-3)  # (..., L + 1, M + 1, P)
-    polar_r = b * (x * x + y * y + z * z).unsqueeze(-3)
-    before, current = torch.zeros_like(y), starts[0].expand(*y.shape[:-2], mmax + 1, y.shape[-1])
-    polar = [current]
+    polar_r = b * torch.addcmul(torch.addcmul(x * x, y, y), z, z).unsqueeze(-3)
+    polar = [starts[0].expand(*y.shape[:-2], mmax + 1, y.shape[-1])]
     for degree in range(1, lmax + 1):
-        upper = torch.addcmul(starts[degree], polar_r.select(-3, degree), before)
-        before, current = current, torch.addcmul(upper, polar_y.select(-3, degree), current)
-        polar.append(current)
-    cosine, sine = torch.ones_like(x), torch.zeros_like(x)  # Re and Im of (z + i x)^m
-    waves = [cosine]
-    for m in range(1, mmax + 1):
-        cosine, sine = (z, x) if m == 1 else (z * cosine - x * sine, z * sine + x * cosine)
-        waves += [cosine, sine]
+        upper = starts[degree]
+        if degree > 1:
+            upper = torch.addcmul(upper, polar_r.select(-3, degree), polar[-2])
+        polar.append(torch.addcmul(upper, polar_y.select(-3, degree), polar[-1]))
     of_degrees = torch.cat(polar, dim=-2).index_select(-2, column)  # (..., S, P)
     if mmax == 0:
         return norm * of_degrees
+    cosine, sine = z, x  # Re and Im of (z + i x)^m
+    waves = [torch.ones_like(x), cosine, sine]
+    for _ in range(1, mmax):
+        cosine, sine = z * cosine - x * sine, z * sine + x * cosine
+        waves += [cosine, sine]
     return norm * of_degrees * torch.cat(waves, dim=-2).index_select(-2, azimuth)
 
 

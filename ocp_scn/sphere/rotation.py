@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,13 +41,12 @@ def edge_frames(edge_vec: Tensor, roll: Tensor) -> Tensor:
     Returns:
         (E, 3, 3) proper rotations R with R edge_vec / |edge_vec| = (0, 1, 0).
     """
+    c = _constants(edge_vec.dtype, edge_vec.device)
     direction = edge_vec / edge_vec.norm(dim=-1, keepdim=True)
-    generic = _generic_rotation(edge_vec.dtype, edge_vec.device)
-    turned = direction @ generic.T
-    side = torch.where(turned[:, 1] > _CHART_BORDER, 1.0, -1.0).to(turned)
-    flip = torch.stack([torch.ones_like(side), side, side], dim=-1)  # half turn about x, or none
+    turned = direction @ c.generic.T
+    flip = torch.where(turned[:, 1:2] > _CHART_BORDER, c.no_turn, c.half_turn)  # (E, 3)
     shortest = _shortest_to_pole(turned * flip)
-    return polar_rotation(roll) @ (shortest * flip[:, None]) @ generic
+    return polar_rotation(roll) @ (shortest * flip[:, None]) @ c.generic
 
 
 def random_rolls(
@@ -65,10 +65,8 @@ def polar_rotation(angle: Tensor) -> Tensor:
     Returns:
         (..., 3, 3) matrices.
     """
-    cos, sin = angle.cos(), angle.sin()
-    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-    rows = [cos, zero, -sin, zero, one, zero, sin, zero, cos]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    c, angle = _constants(angle.dtype, angle.device), angle[..., None, None]
+    return torch.addcmul(torch.addcmul(c.along, angle.cos(), c.across), angle.sin(), c.around)
 
 
 def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
@@ -114,28 +112,61 @@ def dense_rows(rows: Sequence[Tensor]) -> Tensor:
 def _shortest_to_pole(direction: Tensor) -> Tensor:
     """Return the rotations (E, 3, 3) about the normal of (direction, +y) that end at +y.
 
-    R = cos I + [n]x + n n^T / (1 + cos) with n = direction x (+y) and cos = direction . (+y),
-    written out. Needs direction[..., 1] > -1.
+    With n = direction and p = +y, R = I + 2 p n^T - (n + p)(n + p)^T / (1 + n . p): two reflections, the
+    first of which takes n to -n. Needs direction[..., 1] > -1.
     """
-    x, y, z = direction.unbind(-1)
-    inverse = 1 / (1 + y)
-    rows = [1 - x * x * inverse, -x, -x * z * inverse, x, y, z]
-    rows += [-x * z * inverse, -z, 1 - z * z * inverse]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    c = _constants(direction.dtype, direction.device)
+    half = direction + c.pole  # (E, 3), whose component along the pole is 1 + n . p
+    rotation = torch.addcmul(c.identity, c.pole[:, None], direction[:, None], value=2)
+    return torch.addcmul(rotation, half[:, :, None], (half / half[:, 1:2])[:, None], value=-1)
+
+
+class _Constants(NamedTuple):
+    """What frames are made of.
+
+    Attributes:
+        generic: (3, 3) fixed rotation that keeps the jump of `edge_frames` off axes and diagonals.
+        no_turn: (3,) factors of x, y, z in no turn,
+        half_turn: (3,) and in a half turn about x.
+        pole: (3,) the polar axis.
+        identity: (3, 3).
+        along: (3, 3) the part of a rotation about the pole that does not depend on its angle,
+        across: (3, 3) that with the angle's cosine,
+        around: (3, 3) and that with its sine.
+    """
+
+    generic: Tensor
+    no_turn: Tensor
+    half_turn: Tensor
+    pole: Tensor
+    identity: Tensor
+    along: Tensor
+    across: Tensor
+    around: Tensor
 
 
 @lru_cache(maxsize=16)
-def _generic_rotation(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a fixed rotation (3, 3) that keeps the jump of `edge_frames` off axes and diagonals."""
+def _constants(dtype: torch.dtype, device: torch.device) -> _Constants:
     # The rotation of the quaternion (1, sqrt 2, sqrt 3, sqrt 5), whose parts have no rational ratio.
     with torch.inference_mode(False):
         w, x, y, z = (torch.tensor([1.0, 2.0, 3.0, 5.0], dtype=torch.float64) / 11).sqrt().tolist()
-        matrix = [
+        generic = [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
             [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
-        return torch.tensor(matrix, dtype=torch.float64).to(device=device, dtype=dtype)
+        tables = {
+            "generic": generic,
+            "no_turn": [1, 1, 1],
+            "half_turn": [1, -1, -1],
+            "pole": [0, 1, 0],
+            "identity": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+            "along": [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
+            "across": [[1, 0, 0], [0, 0, 0], [0, 0, 1]],
+            "around": [[0, 0, -1], [0, 0, 0], [1, 0, 0]],
+        }
+        made = {name: torch.tensor(table, dtype=torch.float64) for name, table in tables.items()}
+        return _Constants(**{name: table.to(device=device, dtype=dtype) for name, table in made.items()})
 
 
 @lru_cache(maxsize=64)

@@ -122,3 +122,15 @@ def test_no_denormal_numbers():
     """Far from its centre a basis function is 0, not a number that processors are slow with."""
     basis = RadialBasis("gaussian", 400, 8.0, 2.0)(torch.linspace(0, 8, 50, dtype=torch.float32))
     assert basis[basis != 0].abs().min() >= torch.finfo(torch.float32).tiny
+
+
+def test_features_in_bfloat16_have_two_derivatives():
+    """As training on forces that are derivatives needs them."""
+    features, elements = EdgeFeatures(NUM_RADIAL, 5, 20), torch.tensor([1, 8, 13])
+    radial = torch.rand(3, NUM_RADIAL, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = features(radial, elements, elements)
+    (gradient,) = torch.autograd.grad(found.sum(), radial, create_graph=True)
+    gradient.square().sum().backward()
+    assert radial.grad.abs().sum() > 0
+    assert features.fc1.weight.grad.abs().sum() > 0

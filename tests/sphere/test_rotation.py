@@ -279,7 +279,7 @@ def test_gradients_agree_with_finite_differences():
 def test_constants_made_in_inference_mode_can_be_differentiated_through():
     """A first call under torch.inference_mode() leaves nothing behind that breaks training."""
     rotation._fit_points.cache_clear()
-    rotation._generic_rotation.cache_clear()
+    rotation._constants.cache_clear()
     vec = torch.randn(4, 3, dtype=torch.float64)
     with torch.inference_mode():
         wigner_rows(edge_frames(vec, torch.zeros(4).double()), 3, 1)
