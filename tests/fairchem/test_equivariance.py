@@ -2,14 +2,17 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy.stats import kstest
 
-from ocp_scn import SphericalChannelNetwork
+from ocp_scn import SphericalChannelNetwork, ops
 from ocp_scn.fairchem import batches
-from ocp_scn.nn import edges, message
+from ocp_scn.nn import message
+from ocp_scn.ops import reference
+from ocp_scn.ops.library import SCHEMAS
 from ocp_scn.sphere import edge_frames, random_rolls, wigner_rows
 from tests.structures import batch_of, bulk, molecule, slab
 from tests.weights import strengthen
@@ -244,13 +247,17 @@ def test_more_taps_in_evaluation(mmax, taps):
 @pytest.mark.parametrize("mmax", [1, 2, 3])
 def test_taps_of_a_linear_message(mmax, monkeypatch):
     """Without activations a message has waves up to 2 mmax of the roll: 2 mmax + 1 taps leave nothing."""
-    for module in (message, edges):
-        monkeypatch.setattr(module, "silu", lambda values, bias, inplace=False: values + bias)
 
-    def gated(taps, first, bias, gate, gate_bias, *, inplace):
-        return (taps.roll(first) + bias) * (gate + gate_bias)[:, None]
+    def gate(first, mixing, bias, gate, gate_bias):
+        return (reference.mix(first, mixing) + bias) * (gate + gate_bias)[:, None]
 
-    monkeypatch.setattr(message, "gated", gated)
+    def tap_mean(values, bias, cos, sin, opposite):
+        return reference.roll_back((values + bias).unflatten(2, (cos.shape[1], -1)), cos, sin, opposite)
+
+    linear = SimpleNamespace(**{name: getattr(ops, name) for name in SCHEMAS})
+    linear.bias_silu, linear.gate, linear.tap_mean = torch.add, gate, tap_mean
+    monkeypatch.setattr(message, "ops", linear)
+    monkeypatch.setattr(message, "silu_of_own", torch.add)
     assert roll_spread(model_with(mmax=mmax, num_taps=2 * mmax, **RANDOM)) > 1e-2
     for taps in (2 * mmax + 1, 2 * mmax + 2):
         assert roll_spread(model_with(mmax=mmax, num_taps=taps, **RANDOM)) < 1e-12
