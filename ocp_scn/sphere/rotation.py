@@ -43,10 +43,12 @@ def edge_frames(edge_vec: Tensor, roll: Tensor) -> Tensor:
     """
     c = _constants(edge_vec.dtype, edge_vec.device)
     direction = edge_vec / edge_vec.norm(dim=-1, keepdim=True)
-    turned = direction @ c.generic.T
-    flip = torch.where(turned[:, 1:2] > _CHART_BORDER, c.no_turn, c.half_turn)  # (E, 3)
-    shortest = _shortest_to_pole(turned * flip)
-    return polar_rotation(roll) @ (shortest * flip[:, None]) @ c.generic
+    # Autocast would round the directions of edges to three digits, and whatever frames turn.
+    with torch.autocast(edge_vec.device.type, enabled=False):
+        turned = direction @ c.generic.T
+        flip = torch.where(turned[:, 1:2] > _CHART_BORDER, c.no_turn, c.half_turn)  # (E, 3)
+        shortest = _shortest_to_pole(turned * flip)
+        return polar_rotation(roll) @ (shortest * flip[:, None]) @ c.generic
 
 
 def random_rolls(
@@ -92,7 +94,9 @@ def packed_wigner(frames: Tensor, lmax: int, mmax: int) -> Tensor:
     the sphere, D_l(R) = Y_l(R P)^T pinv(Y_l(P))^T: a polynomial in the entries of R.
     """
     points, inverse, places = _fit_points(lmax, mmax, frames.dtype, frames.device)
-    return torch.cat([_fit(part, points, inverse, places, lmax, mmax) for part in frames.split(_MAX_FRAMES)])
+    with torch.autocast(frames.device.type, enabled=False):  # the dtype of all sums over edges is that of D
+        parts = [_fit(part, points, inverse, places, lmax, mmax) for part in frames.split(_MAX_FRAMES)]
+    return torch.cat(parts)
 
 
 def _fit(frames: Tensor, points: Tensor, inverse: Tensor, places: Tensor, lmax: int, mmax: int) -> Tensor:

@@ -261,6 +261,39 @@ def test_products_in_bfloat16(changes):
     assert 0 < error < rough_error
 
 
+def losses(dtype, **changes):
+    """Return the losses of a short training, in float16 with a scaler as fairchem's ``--amp`` has on GPUs."""
+    model, data = model_with(**changes, training_roll="fixed").train(), batch_of(bulk(9, 0), slab(6, 1))
+    model, data = model.float(), data.apply(lambda x: x.float() if x.is_floating_point() else x)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, amsgrad=True)
+    scaler, found = torch.GradScaler("cpu", enabled=dtype == torch.float16), []
+    for _ in range(25):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            out = model(data)
+            loss = 2 * out["energy"].abs().mean() + 100 * out["forces"].float().norm(dim=1).mean()
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 100)
+        scaler.step(optimizer)
+        scaler.update()
+        found.append(loss.item())
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_taps": 1}, {"num_taps": 4, "num_bands": 2}, {"direct_forces": False}]
+)
+def test_training_in_float16(changes):
+    """The scaler finds its scale within a few steps, and the loss falls as in float32."""
+    torch.set_default_dtype(torch.float32)
+    expected, found = losses(torch.float32, **changes), losses(torch.float16, **changes)
+    assert all(math.isfinite(loss) for loss in found)
+    assert found[0] == pytest.approx(expected[0], rel=0.02)
+    assert found[0] - found[-1] > 0.7 * (expected[0] - expected[-1]) > 0.2 * expected[0]
+
+
 # --- structures that the model refuses ------------------------------------------------------------
 
 

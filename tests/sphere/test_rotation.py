@@ -286,3 +286,14 @@ def test_constants_made_in_inference_mode_can_be_differentiated_through():
     leaf = vec.clone().requires_grad_()
     sum(rows.sum() for rows in wigner_rows(edge_frames(leaf, torch.zeros(4).double()), 3, 1)).backward()
     assert torch.isfinite(leaf.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_rounds_neither_frames_nor_wigner_matrices(dtype):
+    """They are the same bits as without."""
+    vec, roll = torch.randn(50, 3), torch.rand(50)
+    frames = edge_frames(vec, roll)
+    rows = wigner_rows(frames, 4, 1)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(edge_frames(vec, roll), frames)
+        assert all(torch.equal(*pair) for pair in zip(wigner_rows(frames, 4, 1), rows, strict=True))
