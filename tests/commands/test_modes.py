@@ -106,3 +106,21 @@ def test_report_compares_with_the_trivial_predictors(
     assert "| val | trivial |" in output
     for name in ("loss_s2ef.png", "parity_s2ef_val.png", "metrics.json"):
         assert (trained / "report" / name).stat().st_size > 0
+
+
+def test_amp_is_for_gpus(trained: Path, fairchem: Command, tmp_path: Path) -> None:
+    """With ``--cpu`` it changes no bit: fairchem's autocast and scaler are those of GPUs."""
+    fairchem("train", tmp_path, "--timestamp-id", "train", "--print-every", 1, "--amp")
+    assert losses(tmp_path, "train") == losses(trained, "train")
+
+
+def test_compute_dtype_is_a_setting_of_every_mode(trained: Path, best: Path, fairchem: Command) -> None:
+    """A checkpoint predicts in another precision than that of its training; TF32 is float32 on a CPU."""
+    forces = {}
+    for name in ("float32", "tf32", "bfloat16"):
+        words = ["--checkpoint", best, "--timestamp-id", name, f"--model.compute_dtype={name}"]
+        fairchem("predict", trained, *words)
+        forces[name] = np.load(trained / "results" / name / "ocp_predictions.npz")["forces"]
+    assert np.array_equal(forces["tf32"], forces["float32"])
+    error = np.abs(forces["bfloat16"] - forces["float32"]).mean()
+    assert 0 < error < 0.02 * np.abs(forces["float32"]).mean()
