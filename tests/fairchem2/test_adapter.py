@@ -200,6 +200,7 @@ def test_graph_parallelism_is_refused(tmp_path):
         ({"radius_pbc_version": 4}, "radius_pbc_version=4; expected 1, 2 or 3"),
         ({"radius_pbc_version": 3, "max_num_neighbors": -1}, "max_num_neighbors=-1; expected a number"),
         ({"cutoff": math.nan}, "cutoff=nan"),
+        ({"compute_dtype": "tf16"}, "compute_dtype='tf16'; expected one of float32, tf32, bfloat16"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -59,6 +59,20 @@ def test_every_inference_setting_gives_the_same_numbers(checkpoint, settings):
     assert np.array_equal(forces, forces_2)
 
 
+def test_precision_of_a_checkpoint_can_be_changed(checkpoint):
+    """By an override: TF32 is float32 on a CPU, bfloat16 differs by its rounding."""
+    energy, forces = {}, {}
+    for name in ("float32", "tf32", "bfloat16"):
+        found = predictor(checkpoint, overrides={"backbone": {"compute_dtype": name}}).predict(
+            batch_of(slab())
+        )
+        energy[name], forces[name] = found["energy"], found["forces"]
+    assert torch.equal(energy["tf32"], energy["float32"])
+    assert torch.equal(forces["tf32"], forces["float32"])
+    error = (forces["bfloat16"] - forces["float32"]).norm()
+    assert 0 < error < 0.1 * forces["float32"].norm()
+
+
 def test_explicit_compilation_and_outside_graphs_are_switched_off(checkpoint):
     unit = predictor(checkpoint, InferenceSettings(compile=True, external_graph_gen=True))
     assert not unit.inference_settings.compile
