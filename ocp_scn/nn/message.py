@@ -159,10 +159,11 @@ def _messages(
             h = second[edges]
             h = silu_of_own(h, a.b2) if keep is None else ops.bias_silu(h, a.b2)
             values = product(h.flatten(0, 1), a.w3).unflatten(0, h.shape[:2])  # (E'', T, S C')
-            if keep is not None and s.keeps_values(a):
+            keeps_values = keep is not None and s.keeps_values(a)
+            if keep is not None and keeps_values:
                 keep.append(values)
-            v = ops.tap_mean(values, a.b3, taps.cos, taps.sin, taps.opposite)  # (E'', S, C')
-            yield v.flatten(0, 1), back[chunk.edges][edges], *s.receivers(receivers)
+            v = taps.average(values, a.b3, own=not keeps_values)  # (E'' S, C')
+            yield v, back[chunk.edges][edges], *s.receivers(receivers)
 
 
 def _taps(lmax: int, mmax: int, num_taps: int) -> tuple[Taps, Taps]:

@@ -107,7 +107,7 @@ def message_vjp(
     """
     left, sums, found = iter(kept), None, []
     if needed[0]:
-        sums = torch.zeros_like(x, dtype=gradient.dtype)
+        sums = gradient.new_zeros(x.shape)  # atom by atom, however x lies in memory
     of_resolution = zip(settings, by_resolution(tensors), strict=True)
     for r, (s, (features, wigner, back, *weights)) in enumerate(of_resolution):
         derivatives = _Derivatives(sums, needed[1 + r * _NUMBER :], s, left)
@@ -162,17 +162,16 @@ class _Derivatives:
     ) -> Tensor:
         """Return the derivative by ``second`` (E'', T, H), the second map's results of some edges."""
         s = self.s
-        at, tables = s.receivers(receivers), (s.taps.cos, s.taps.sin, s.taps.opposite)
+        at = s.receivers(receivers)
         h = ops.bias_silu(second, a.b2)
         rows = h.flatten(0, 1)
         values = next(self.kept) if s.keeps_values(a) else product(rows, a.w3)
         values = values.view(*h.shape[:2], len(a.w3))
-        of_v = ops.node_to_edge(gradient, back, *at, gradient.dtype)
         if self.needs_back:
-            v = ops.tap_mean(values, a.b3, *tables).flatten(0, 1)
+            v = s.taps.average(values, a.b3, own=False)
             self.back.append(ops.wigner_gradient(v, gradient, *at, back.dtype))
-        of_v = of_v.unflatten(0, (len(h), s.receiver_row.shape[1]))  # (E'', S, C')
-        of_values = ops.tap_mean_backward(of_v, values, a.b3, *tables).flatten(0, 1)
+        of_v = ops.node_to_edge(gradient, back, *at, gradient.dtype)  # (E'' S, C')
+        of_values = s.taps.average_vjp(of_v, values, a.b3).flatten(0, 1)
         self._add(3, of_values, rows)
         return ops.bias_silu_backward(product(of_values, a.w3.mT).view_as(h), second, a.b2)
 

@@ -118,8 +118,8 @@ class _Features(NamedTuple):
         elements = of_first.to(of_source.dtype)
         return [
             product(of_first, w1_.mT).to(radial.dtype) if needed[0] else None,
-            torch.zeros_like(of_source).index_add_(0, self.source, elements),
-            torch.zeros_like(of_target).index_add_(0, self.target, elements),
+            _embedding_vjp(elements, self.source, of_source),
+            _embedding_vjp(elements, self.target, of_target),
             product(of_first.mT, radial.to(self.dtype).mT).to(w1.dtype),
             elements.sum(0).to(b1.dtype),
             product(of_second.mT, h.mT).to(w2.dtype),
@@ -135,3 +135,8 @@ class _Features(NamedTuple):
             return product(radial, w1).add_(elements)
         product_(elements, radial, w1, add=True)
         return elements
+
+
+def _embedding_vjp(gradient: Tensor, which: Tensor, weight: Tensor) -> Tensor:
+    """Return the derivative by an embedding's rows (Z, F) from that (E, F) by what was taken of them."""
+    return torch.ops.aten.embedding_dense_backward(gradient, which, len(weight), -1, False)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from ocp_scn import ops
+from ocp_scn.nn.activations import silu_of_own
 from ocp_scn.nn.products import plus_product, product, product_
 from ocp_scn.sphere import TableModule, kept_orders
 
@@ -38,9 +40,7 @@ class Taps(TableModule):
     """
 
     mixing: Tensor  # (T, 1 + 4 M), of the products; see :func:`ocp_scn.ops.reference.gate`
-    cos: (
-        Tensor  # (T, S), how coefficients of taps are rolled back; see :func:`ocp_scn.ops.reference.tap_mean`
-    )
+    cos: Tensor  # (T, S), how taps are rolled back; see :func:`ocp_scn.ops.reference.tap_mean`
     sin: Tensor  # (T, S)
     opposite: Tensor  # (S,)
     row: Tensor  # (2, S, 3), where both ends' coefficients lie; see :mod:`ocp_scn.ops.reference`
@@ -56,10 +56,10 @@ class Taps(TableModule):
         # sin(m phi) has the sign of m: n cos + p sin for -m, p cos - n sin for +m.
         cos, sin = torch.cos(angles[:, None] * m) / num_taps, torch.sin(angles[:, None] * m) / num_taps
         if scalars:
-            cos, sin = (
-                cos.sum(0, keepdim=True).round(decimals=12),
-                torch.zeros(1, len(orders), dtype=cos.dtype),
-            )
+            cos = cos.sum(0, keepdim=True).round(decimals=12)
+            sin = torch.zeros_like(cos)
+        # One tap that nothing vanishes of: there is nothing to average, and values can stay where they are.
+        self.plain = len(cos) == 1 and bool((cos == 1).all())
         self.register_table("cos", cos)
         self.register_table("sin", sin)
         opposite = torch.tensor([orders.index((degree, -order)) for degree, order in orders])
@@ -106,6 +106,32 @@ class Taps(TableModule):
             self.part_of += [m] * len(signs)
             before += size
         return row, torch.tensor(blocks)
+
+    # -------------------------------------------------------------------------------- the last map
+
+    def average(self, values: Tensor, bias: Tensor, *, own: bool) -> Tensor:
+        """Activate the last map's values, roll every tap back, and average the taps.
+
+        Args:
+            values: (E, T, S C).
+            bias: (S C,).
+            own: whether nobody else needs the values, so that they may be overwritten.
+
+        Returns:
+            (E S, C), one row for each coefficient of an edge.
+        """
+        if self.plain:
+            v = silu_of_own(values, bias) if own else ops.bias_silu(values, bias)
+        else:
+            v = ops.tap_mean(values, bias, self.cos, self.sin, self.opposite)
+        return v.view(len(values) * self.num_kept, len(bias) // self.num_kept)
+
+    def average_vjp(self, gradient: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Return the derivative by the values from that (E S, C) by :meth:`average`."""
+        if self.plain:
+            return ops.bias_silu_backward(gradient.view_as(values), values, bias)
+        gradient = gradient.view(len(values), self.num_kept, gradient.shape[1])
+        return ops.tap_mean_backward(gradient, values, bias, self.cos, self.sin, self.opposite)
 
     # ------------------------------------------------------------------------------- the first map
 

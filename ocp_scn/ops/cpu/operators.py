@@ -76,10 +76,12 @@ def edge_to_node_(
     mmax: int,
 ) -> None:
     """Add what :func:`edge_to_node` returns to sums."""
-    if v.dtype in _KINDS and _in_float32(wigner, sums) and sums.stride()[1:] == (sums.shape[2], 1):
-        _sum(sums, v, wigner, atom, row, order, starts, lmax, mmax, add=True)
-    else:
+    if not (v.dtype in _KINDS and _in_float32(wigner, sums)):
         reference.edge_to_node_(sums, v, wigner, atom, row, order, starts, lmax, mmax)
+    elif sums.stride()[1:] == (sums.shape[2], 1):
+        _sum(sums, v, wigner, atom, row, order, starts, lmax, mmax, add=True)
+    else:  # coefficients of an atom are far from one another in memory
+        sums += edge_to_node(v, wigner, atom, row, order, starts, lmax, mmax, sums.shape[1])
 
 
 def wigner_gradient(
