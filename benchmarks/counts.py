@@ -22,6 +22,7 @@ from benchmarks.process import build_in, calls_in
 from benchmarks.store import ROOT, machine, table, write_json
 from benchmarks.structures import slabs
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.neighbors import batch_graph
 from ocp_scn.fairchem.search import comparing_all
 from ocp_scn.nn.message_vjp import MAX_REPEATED
 from ocp_scn.ops.chunks import as_if, gpu_sizes
@@ -58,7 +59,7 @@ def count(variant: str, *, num_atoms: int = 38, **changes: Any) -> dict[str, flo
 
 
 def _count(model: Any, batch: Any) -> dict[str, float]:
-    graph = model._graph(batch)
+    graph = batch_graph(batch, model.config)
     with torch.no_grad():
         predict(model.eval(), batch)  # with tables that are made once a process
         with counted() as at_inference:
@@ -108,10 +109,10 @@ def count_operators(variant: str, **changes: Any) -> dict[str, dict[str, dict[st
     model, batch = build(f"ours {variant}", **{**NARROW, **changes}), slabs(BATCH[0], BATCH[1])
     found = {}
     with as_on_a_gpu():
-        graph = model._graph(batch)
+        x = model._input(batch, None)
         starts: dict[str, Callable[[], Any]] = {
             "batch": partial(predict, model, batch),
-            "graph": partial(model._energy, batch, graph, None),
+            "graph": partial(model._energy, x),
         }
         for call in CALLS:
             model.train(call == "training")

@@ -19,6 +19,7 @@ from benchmarks.flops import needed_flops
 from benchmarks.models import build, predict, train_step
 from benchmarks.store import ROOT
 from benchmarks.structures import slab, slabs
+from ocp_scn.fairchem.neighbors import batch_graph
 
 # Calls are timed for as long as this, after others for as long, which load libraries and fill caches.
 SECONDS = 2.0
@@ -35,6 +36,7 @@ def measure(
     threads: int = 2,
     device: str = "cpu",
     precision: str = "float32",
+    cuda_graphs: bool = False,
 ) -> dict[str, Any]:
     """Start a process, have it measure, and return what it found.
 
@@ -46,6 +48,7 @@ def measure(
         threads: of the process.
         device: ``cpu`` or ``cuda``.
         precision: of matrix products, one of :data:`benchmarks.devices.PRECISIONS`.
+        cuda_graphs: the setting of our model.
 
     Returns:
         ``seconds`` of a call (the median of several), ``bytes`` at the peak of a first one, ``parameters``,
@@ -56,7 +59,7 @@ def measure(
         RuntimeError: the process ended early.
     """
     settings = {"model": model, "call": call, "atoms": atoms, "batch_size": batch_size}
-    settings |= {"threads": threads, "device": device, "precision": precision}
+    settings |= {"threads": threads, "device": device, "precision": precision, "cuda_graphs": cuda_graphs}
     command = [sys.executable, "-m", "benchmarks.process", json.dumps(settings)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -65,24 +68,34 @@ def measure(
 
 
 def _measure_here(
-    model: str, call: str, *, atoms: int, batch_size: int, threads: int, device: str, precision: str
+    model: str,
+    call: str,
+    *,
+    atoms: int,
+    batch_size: int,
+    threads: int,
+    device: str,
+    precision: str,
+    **changes: Any,
 ) -> dict[str, Any]:
     torch.set_num_threads(threads)
     on = device_of(device)
     with float32_products(precision):
-        return _measure_on(on, model, call, slabs(atoms, batch_size).to(on.device), precision)
+        return _measure_on(on, model, call, slabs(atoms, batch_size).to(on.device), precision, **changes)
 
 
-def _measure_on(on: Device, model: str, call: str, batch: Any, precision: str) -> dict[str, Any]:
+def _measure_on(
+    on: Device, model: str, call: str, batch: Any, precision: str, **changes: Any
+) -> dict[str, Any]:
     ours = model.startswith("ours")
-    network = build_in(precision, model).to(on.device)
+    network = build_in(precision, model, **changes).to(on.device)
     facts: dict[str, Any] = {
         "parameters": sum(p.numel() for p in network.parameters()),
         "atoms": len(batch.pos),
     }
     if ours:
-        graph = network._graph(batch)
-        facts["graph_seconds"] = on.seconds(lambda: network._graph(batch))
+        graph = batch_graph(batch, network.config)
+        facts["graph_seconds"] = on.seconds(lambda: batch_graph(batch, network.config))
         facts["flops"] = needed_flops(network.config, graph, len(batch.pos), training=False)
         facts["edges"] = len(graph.source)
 
@@ -103,10 +116,11 @@ def _measure_on(on: Device, model: str, call: str, batch: Any, precision: str) -
     return {**facts, **on.calls(lambda: run(batch))}
 
 
-def build_in(precision: str, model: str) -> nn.Module:
-    """Return a model by its name, ours with the ``compute_dtype`` for a precision."""
-    in_bfloat16 = precision == "bfloat16" and model.startswith("ours")
-    return build(model, **({"compute_dtype": "bfloat16"} if in_bfloat16 else {}))
+def build_in(precision: str, model: str, **changes: Any) -> nn.Module:
+    """Return a model by its name, ours with the ``compute_dtype`` for a precision and other settings."""
+    if precision == "bfloat16" and model.startswith("ours"):
+        changes["compute_dtype"] = "bfloat16"
+    return build(model, **changes)
 
 
 def calls_in(

@@ -25,6 +25,7 @@ MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fair
 EPILOG = """example:
   python -m benchmarks.speed --atoms 38 --threads 2
   python -m benchmarks.speed --device cuda --atoms 66 --batch-size 8 --precision tf32
+  python -m benchmarks.speed --device cuda --atoms 66 --precision tf32 --cuda-graphs --calls inference
 Models of one variant (and the other models) take turns, so that a busy machine slows all alike; a turn is a
 process of its own, because one may be a tenth slower throughout than the next. It makes calls for two
 seconds, and for two more, whose median counts. Times are medians of the turns with the spread from the
@@ -43,7 +44,7 @@ def groups(models: Sequence[str]) -> list[list[str]]:
 def measure_together(models: Sequence[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a record for each of some models and kind of call, which take turns."""
     torch.set_num_threads(args.threads)  # which goes into the records
-    names = "atoms", "batch_size", "threads", "device", "precision"
+    names = "atoms", "batch_size", "threads", "device", "precision", "cuda_graphs"
     settings = {name: getattr(args, name) for name in names}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {(m, c): [] for m in models for c in args.calls}
     for _ in range(args.repeats):
@@ -62,6 +63,7 @@ def measure_together(models: Sequence[str], args: argparse.Namespace) -> list[di
             record["fraction"] = float(np.median(fractions))
         records.append(record)
     facts = {**machine(args.device), "precision": args.precision, "batch_size": args.batch_size}
+    facts["cuda_graphs"] = args.cuda_graphs
     return [{**record, **facts} for record in records]
 
 
@@ -106,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--calls", nargs="+", choices=["inference", "training"], default=["inference", "training"]
     )
     add_arguments(parser)
+    parser.add_argument("--cuda-graphs", action="store_true", help="set cuda_graphs in our model")
     parser.add_argument("--results", type=Path, help="(default: docs/results/speed.json, or speed-cuda.json)")
     return parser
 

@@ -20,17 +20,13 @@ class Graph:
         source: (E,) index of the atom that sends.
         target: (E,) index of the atom that receives.
         vec: (E, 3) pos[source] - pos[target] + periodic offset, Å.
-        rank: (E,) number of the edge, from 0, among those of its target and resolution.
         sizes: number of edges of each resolution, near first; sums to E.
-        widths: largest number of edges that a target has in each resolution.
     """
 
     source: Tensor
     target: Tensor
     vec: Tensor
-    rank: Tensor
     sizes: tuple[int, ...]
-    widths: tuple[int, ...]
 
 
 def sort_by_target(distance: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,29 +72,20 @@ def build_graph(
     order, rank = sort_by_target(vec.detach().norm(dim=-1), target)
     limit = max_num_neighbors if max_num_neighbors >= 0 else len(rank)
     borders = [limit] if num_resolutions == 1 else [min(NEAR_NEIGHBORS, limit), limit]
-    below, widest = _below(rank, borders) if counts is None else _below_by_counts(counts, borders)
+    below = _below(rank, borders) if counts is None else _below_by_counts(counts, borders)
     resolution = (rank >= borders[0]).int()
     for border in borders[1:]:
         resolution += rank >= border  # the last border's are cut off
-    kept = torch.argsort(resolution, stable=True)[: below[-1]]
-    order, rank = order[kept], rank[kept]
-    rank[below[0] :] -= borders[0]
-    return Graph(source[order], target[order], vec[order], rank, _differences(below), _differences(widest))
+    order = order[torch.argsort(resolution, stable=True)[: below[-1]]]
+    sizes = tuple(end - begin for begin, end in zip([0, *below], below, strict=False))
+    return Graph(source[order], target[order], vec[order], sizes)
 
 
-def _below(rank: Tensor, borders: list[int]) -> tuple[list[int], list[int]]:
-    """Return how many ranks are below each border, and the largest number of such edges of a target."""
-    counts = [(rank < border).sum() for border in borders]
-    highest = rank.max() + 1 if len(rank) else rank.sum()
-    *below, width = torch.stack([*counts, highest]).tolist()
-    return below, [min(width, border) for border in borders]
+def _below(rank: Tensor, borders: list[int]) -> list[int]:
+    """Return how many ranks are below each border."""
+    return torch.stack([(rank < border).sum() for border in borders]).tolist()
 
 
-def _below_by_counts(counts: np.ndarray, borders: list[int]) -> tuple[list[int], list[int]]:
+def _below_by_counts(counts: np.ndarray, borders: list[int]) -> list[int]:
     """Return the same as :func:`_below`, from the number of edges of each target."""
-    kept = [np.minimum(counts, border) for border in borders]
-    return [int(k.sum()) for k in kept], [int(k.max(initial=0)) for k in kept]
-
-
-def _differences(borders: list[int]) -> tuple[int, ...]:
-    return tuple(end - begin for begin, end in zip([0, *borders], borders, strict=False))
+    return [int(np.minimum(counts, border).sum()) for border in borders]

@@ -68,11 +68,6 @@ def test_graph(edges, max_num_neighbors, num_resolutions):
     far = [i for i, rank in enumerate(ranks) if border <= rank < max_num_neighbors]
     near, far = (sorted(part, key=lambda i: (target[i].item(), ranks[i])) for part in (near, far))
     assert graph.source.tolist() == near + far
-    border = border if num_resolutions == 2 else 0
-    assert graph.rank.tolist() == [ranks[i] for i in near] + [ranks[i] - border for i in far]
-    parts = (graph.rank[: len(near)], graph.rank[len(near) :])
-    widths = [max(part.tolist(), default=-1) + 1 for part in parts]
-    assert graph.widths == tuple(widths[:num_resolutions])
     assert graph.sizes == ((len(near), len(far)) if num_resolutions == 2 else (len(near),))
     assert torch.equal(graph.target, target[graph.source])
     assert torch.equal(graph.vec, vec[graph.source])

@@ -32,6 +32,8 @@ CPU = ChunkSizes(message=2**21, last_map=2**21, grid=2**21, grid_recorded=3 * 2*
 LARGEST_ON_GPU = 2**28
 # Of the memory that is free on a GPU, what one of a chunk's tensors may take; there are up to four at a time.
 SHARE_OF_FREE = 1 / 16
+# Inputs whose host has more to do than the GPU; recordings of larger ones would save nothing and hold memory.
+MOST_REPLAYED_EDGES = 2**16
 
 _as_if: list[ChunkSizes] = []
 

@@ -201,7 +201,7 @@ def test_forces_of_equal_and_opposite_ends():
 def test_stress_of_a_spring():
     """E = |vec|^2 / 2 over both directions of a pair's edge: forces -2 vec, virial 2 vec vec^T."""
     vec = torch.tensor([[0.0, 3.0, 1.0], [0.0, -3.0, -1.0]], requires_grad=True)
-    graph = Graph(torch.tensor([1, 0]), torch.tensor([0, 1]), vec, torch.tensor([0, 0]), (2,), (1,))
+    graph = Graph(torch.tensor([1, 0]), torch.tensor([0, 1]), vec, (2,))
     energy = vec.square().sum()[None] / 2
     gradient = edge_gradients(energy, vec, create_graph=False)
     forces = forces_from_edges(gradient, graph, 2)
