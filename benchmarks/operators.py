@@ -70,8 +70,8 @@ def calls(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Iterator[tu
     angles = 2 * math.pi * torch.arange(taps, device=device) / taps
     mixing = [torch.ones_like(angles)]
     for m in range(1, mmax + 1):
-        mixing += [(m * angles).cos(), -(m * angles).sin(), (m * angles).sin(), (m * angles).cos()]
-    first = [random(edges, 1 if k == 0 else 2, hidden, dtype=dtype) for k in range(1 + 2 * mmax)]
+        mixing += [(m * angles).sin(), (m * angles).cos()]
+    first = [random(edges, 1 if k == 0 else 2, hidden, dtype=dtype) for k in range(1 + mmax)]
     gated = [
         first,
         torch.stack(mixing, 1),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ocp_scn import ops
 from ocp_scn.nn.activations import silu_of_own
-from ocp_scn.nn.edges import Edges
+from ocp_scn.nn.edges import Edges, Ends
 from ocp_scn.nn.message_vjp import MessageMaps, MessageSetting, by_resolution, message_vjp
 from ocp_scn.nn.products import input_major, product, product_dtype
 from ocp_scn.nn.recompute import recomputed
@@ -119,7 +119,7 @@ class _Messages(NamedTuple):
     def forward(self, x: Tensor, *tensors: Tensor, keep: list[Tensor] | None = None) -> Tensor:
         sums: Tensor | None = None
         size = (self.settings[0].lmax + 1) ** 2
-        for s, of_resolution in zip(self.settings, by_resolution(tensors), strict=True):
+        for _, s, of_resolution in by_resolution(self.settings, tensors):
             for message in _messages(s, x, *of_resolution, keep=keep):
                 if sums is None:
                     sums = ops.edge_to_node(*message, size)
@@ -145,25 +145,45 @@ def _messages(
     keep: list[Tensor] | None,
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the messages of some edges after the others in their frames, and how they turn back."""
-    taps, a = s.taps, MessageMaps.of(weights, s.dtype)
-    first_maps, into = taps.maps(a.w1), s.input_wigner(wigner)
+    a = MessageMaps.of(weights, s.dtype)
+    first_maps, into = s.first_maps(a), s.input_wigner(wigner)
     for chunk in s.chunks:
-        u = ops.node_to_edge(x, into[chunk.edges], *s.both_ends(chunk.ends), s.dtype)
-        first = taps.first_map(u, first_maps)  # (E', 1 or 2, H) each, to be mixed for the taps
-        opening = product(features[chunk.edges].to(s.dtype), a.w0)
-        h = ops.gate(first, taps.mixing, a.b1, opening, a.b0)  # (E', T, H)
-        second = product(h.flatten(0, 1), a.w2).view_as(h)
-        if keep is not None:
-            keep += [*first, second]
+        e = features[chunk.edges].to(s.dtype)
+        second = _hidden(s, a, x, e, into[chunk.edges], chunk.ends, first_maps(), keep)
         for edges, receivers in chunk.receivers:
-            h = second[edges]
-            h = silu_of_own(h, a.b2) if keep is None else ops.bias_silu(h, a.b2)
-            values = product(h.flatten(0, 1), a.w3).unflatten(0, h.shape[:2])  # (E'', T, S C')
-            keeps_values = keep is not None and s.keeps_values(a)
-            if keep is not None and keeps_values:
-                keep.append(values)
-            v = taps.average(values, a.b3, own=not keeps_values)  # (E'' S, C')
+            v = _last_map(s, a, second[edges], keep)
             yield v, back[chunk.edges][edges], *s.receivers(receivers)
+
+
+def _hidden(
+    s: MessageSetting,
+    a: MessageMaps,
+    x: Tensor,
+    features: Tensor,
+    wigner: Tensor,
+    ends: Ends,
+    first_maps: Iterable[Tensor],
+    keep: list[Tensor] | None,
+) -> Tensor:
+    """Return the second map's results (E', T, H) of some edges; all before them is freed, or kept."""
+    u = ops.node_to_edge(x, wigner, *s.both_ends(ends), s.dtype)
+    first = s.taps.first_map(u, first_maps)  # (E', 1 or 2, H) each, to be mixed for the taps
+    del u
+    h = ops.gate(first, s.taps.mixing, a.b1, product(features, a.w0), a.b0)  # (E', T, H)
+    second = product(h.flatten(0, 1), a.w2).view_as(h)
+    if keep is not None:
+        keep += [*first, second]
+    return second
+
+
+def _last_map(s: MessageSetting, a: MessageMaps, second: Tensor, keep: list[Tensor] | None) -> Tensor:
+    """Return the coefficients (E'' S, C') of messages from the second map's results of some edges."""
+    h = silu_of_own(second, a.b2) if keep is None else ops.bias_silu(second, a.b2)
+    values = product(h.flatten(0, 1), a.w3).unflatten(0, h.shape[:2])  # (E'', T, S C')
+    kept = keep is not None and s.keeps_values(a)
+    if keep is not None and kept:
+        keep.append(values)
+    return s.taps.average(values, a.b3, own=not kept)
 
 
 def _taps(lmax: int, mmax: int, num_taps: int) -> tuple[Taps, Taps]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,6 +48,13 @@ class MessageSetting(NamedTuple):
         """Whether the last map's values are kept for the backward pass."""
         return len(self.taps.cos) == 1 and a.w3.shape[1] > MAX_REPEATED
 
+    def first_maps(self, a: MessageMaps) -> Callable[[], Iterable[Tensor]]:
+        """Return what gives the first map's matrices for each chunk: made for one, kept for several."""
+        if len(self.chunks) == 1:
+            return lambda: self.taps.maps(a.w1)
+        kept = list(self.taps.maps(a.w1))
+        return lambda: kept
+
     def input_wigner(self, wigner: Tensor) -> Tensor:
         """Return the Wigner matrices of the degrees that signals have."""
         return wigner[:, :1] if self.taps.input_degree < self.lmax else wigner
@@ -80,10 +87,16 @@ class MessageMaps(NamedTuple):
         return cls(*(tensor.to(dtype) if tensor.dim() == 2 else tensor for tensor in weights))
 
 
-def by_resolution(tensors: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """Yield each resolution's features, Wigner matrices, those of messages, and eight weights and biases."""
-    for first in range(0, len(tensors), _NUMBER):
-        yield tensors[first : first + _NUMBER]
+def by_resolution(
+    settings: Sequence[MessageSetting], tensors: Sequence[Tensor]
+) -> Iterator[tuple[int, MessageSetting, Sequence[Tensor]]]:
+    """Yield each resolution's number, setting and tensors, the last resolution first.
+
+    The tensors are features, Wigner matrices, those of messages, and eight weights and biases. Near edges
+    have the largest weights, whose derivatives thus need memory after all else.
+    """
+    for r in reversed(range(len(settings))):
+        yield r, settings[r], tensors[r * _NUMBER : (r + 1) * _NUMBER]
 
 
 def message_vjp(
@@ -105,15 +118,16 @@ def message_vjp(
         x: (A, K', C') signals.
         tensors: of each resolution, as :func:`by_resolution` takes them.
     """
-    left, sums, found = iter(kept), None, []
+    left, sums = iter(kept), None
+    found: list[Tensor | None] = [None] * len(tensors)
     if needed[0]:
         sums = gradient.new_zeros(x.shape)  # atom by atom, however x lies in memory
-    of_resolution = zip(settings, by_resolution(tensors), strict=True)
-    for r, (s, (features, wigner, back, *weights)) in enumerate(of_resolution):
-        derivatives = _Derivatives(sums, needed[1 + r * _NUMBER :], s, left)
+    for r, s, (features, wigner, back, *weights) in by_resolution(settings, tensors):
+        first = r * _NUMBER
+        derivatives = _Derivatives(sums, needed[1 + first :], s, left)
         a = MessageMaps.of(weights, s.dtype)
         derivatives.of_chunks(a, gradient, x, features, wigner, back)
-        found += derivatives.by_inputs(features, wigner, weights)
+        found[first : first + _NUMBER] = derivatives.by_inputs(features, wigner, weights)
     return [None if sums is None else sums.to(x.dtype), *found]
 
 
@@ -144,9 +158,9 @@ class _Derivatives:
     ) -> None:
         """Go through the chunks, each from its end to its beginning."""
         s = self.s
-        first_maps, into = s.taps.maps(a.w1), s.input_wigner(wigner)
+        first_maps, into = s.first_maps(a), s.input_wigner(wigner)
         for chunk in s.chunks:
-            first, second = [next(self.kept) for _ in first_maps], next(self.kept)
+            first, second = [next(self.kept) for _ in range(s.taps.num_mixed)], next(self.kept)
             of_second = joined(
                 [
                     self._last_map(a, gradient, second[edges], back[chunk.edges][edges], receivers)
@@ -155,7 +169,7 @@ class _Derivatives:
             )
             e = features[chunk.edges].to(s.dtype)
             of_first = self._gate(a, of_second.flatten(0, 1), first, e)
-            self._first_map(of_first, x, into[chunk.edges], chunk.ends, first_maps)
+            self._first_map(of_first, x, into[chunk.edges], chunk.ends, first_maps())
 
     def _last_map(
         self, a: MessageMaps, gradient: Tensor, second: Tensor, back: Tensor, receivers: Ends
@@ -172,6 +186,7 @@ class _Derivatives:
             self.back.append(ops.wigner_gradient(v, gradient, *at, back.dtype))
         of_v = ops.node_to_edge(gradient, back, *at, gradient.dtype)  # (E'' S, C')
         of_values = s.taps.average_vjp(of_v, values, a.b3).flatten(0, 1)
+        del of_v, values
         self._add(3, of_values, rows)
         return ops.bias_silu_backward(product(of_values, a.w3.mT).view_as(h), second, a.b2)
 
@@ -194,7 +209,7 @@ class _Derivatives:
         x: Tensor,
         wigner: Tensor,
         ends: Ends,
-        first_maps: Sequence[Tensor],
+        first_maps: Iterable[Tensor],
     ) -> None:
         s = self.s
         at = s.both_ends(ends)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,9 +24,9 @@ class Taps(TableModule):
 
         A_0 u_0 + sum_m cos(m phi) (A_n n + A_p p) + sin(m phi) (A_p n - A_n p):
 
-    the products of n and of p with both A_n and A_p serve any number of taps. What the map multiplies lies
-    in parts, one for each \\|m\\|: u_0, and then n above p, so that each part is a matrix. One tap has one
-    part, in the order of the map's columns.
+    these two sums of products serve any number of taps. What the map multiplies lies in parts, one for each
+    \\|m\\|: u_0, and then n above p, so that each part is a matrix. One tap has one part, in the order of the
+    map's columns.
 
     Where signals have the coefficient (0, 0) only, no rotation changes them (``scalars``). The map then
     needs no more than that coefficient's columns, and one tap stands for all. Rolled back and averaged,
@@ -39,7 +39,7 @@ class Taps(TableModule):
         scalars: whether signals have the coefficient (0, 0) only.
     """
 
-    mixing: Tensor  # (T, 1 + 4 M), of the products; see :func:`ocp_scn.ops.reference.gate`
+    mixing: Tensor  # (T, 1 + 2 M), of the sums; see :func:`ocp_scn.ops.reference.gate`
     cos: Tensor  # (T, S), how taps are rolled back; see :func:`ocp_scn.ops.reference.tap_mean`
     sin: Tensor  # (T, S)
     opposite: Tensor  # (S,)
@@ -58,8 +58,8 @@ class Taps(TableModule):
         if scalars:
             cos = cos.sum(0, keepdim=True).round(decimals=12)
             sin = torch.zeros_like(cos)
-        # One tap that nothing vanishes of: there is nothing to average, and values can stay where they are.
-        self.plain = len(cos) == 1 and bool((cos == 1).all())
+        # One tap of which nothing vanishes: there is nothing to average, and values can stay where they are.
+        self.plain = num_taps == 1 or (scalars and mmax == 0)
         self.register_table("cos", cos)
         self.register_table("sin", sin)
         opposite = torch.tensor([orders.index((degree, -order)) for degree, order in orders])
@@ -82,8 +82,7 @@ class Taps(TableModule):
             row, blocks = self._by_order(kept, orders)
             for m in range(1, max(orders) + 1):
                 of_m = m * angles
-                turned = [of_m.cos(), -of_m.sin(), of_m.sin(), of_m.cos()]  # of A_n n, A_n p, A_p n, A_p p
-                mixing = torch.cat([mixing, torch.stack(turned, dim=1)], dim=1)
+                mixing = torch.cat([mixing, torch.stack([of_m.sin(), of_m.cos()], dim=1)], dim=1)
         self.register_table("mixing", mixing)
         self.register_buffer("blocks", blocks, persistent=False)
         self.register_buffer("row", row.view(2, -1, 3), persistent=False)
@@ -135,20 +134,22 @@ class Taps(TableModule):
 
     # ------------------------------------------------------------------------------- the first map
 
-    def maps(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """Return the map's matrices (columns, out) for the parts, from its weight (out, 2 S C)."""
-        return self._as_maps(weight, self._gathered(weight))
+    @property
+    def num_mixed(self) -> int:
+        """How many tensors :meth:`first_map` returns."""
+        return self.part_of[-1] + 1
 
-    def _gathered(self, weight: Tensor) -> Tensor:
-        """Return the weight's transpose with its columns in order."""
+    def maps(self, weight: Tensor) -> Iterator[Tensor]:
+        """Yield the map's matrices (columns, out) for the parts, from its weight (out, 2 S C).
+
+        Columns are gathered when their matrix is wanted, so that no two need memory at a time.
+        """
         if self.blocks is None:
-            return weight.mT
+            yield weight.mT
+            return
         as_blocks = weight.mT.reshape(2 * self.num_kept, -1)
-        return embedding(self.blocks, as_blocks).view(-1, weight.shape[0])  # faster than an index
-
-    def _as_maps(self, weight: Tensor, gathered: Tensor) -> tuple[Tensor, ...]:
-        channels = weight.shape[1] // (2 * self.num_kept)
-        return gathered.split([size * channels for size in self.sizes])
+        for taken in self.blocks.split(self.sizes):
+            yield embedding(taken, as_blocks).view(-1, weight.shape[0])  # faster than an index
 
     def parts(self, v: Tensor) -> list[Tensor]:
         """Return the parts of both ends' coefficients v (E 2 S', C) as the matrices that are multiplied."""
@@ -163,14 +164,22 @@ class Taps(TableModule):
             sizes[part] += size
         return [number // sum(sizes) * size for size in sizes]
 
-    def first_map(self, v: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the products (E, 1, out), and (E, 2, out) for each of A_n and A_p, that are to be mixed."""
+    def first_map(self, v: Tensor, maps: Iterable[Tensor]) -> list[Tensor]:
+        """Return what is mixed: A_0 u_0 (E, 1, out), and (E, 2, out) both sums of each m, sin's first."""
         parts = self.parts(v)
-        products = zip(self.part_of, maps, strict=True)
-        return [product(parts[p], a.mT).unflatten(0, (-1, 1 if p == 0 else 2)) for p, a in products]
+        found: list[Tensor] = []
+        for p, a in zip(self.part_of, maps, strict=True):
+            of_part = product(parts[p], a.mT).unflatten(0, (-1, 1 if p == 0 else 2))
+            if p < len(found):  # of A_p, after those of A_n
+                of_part[:, 0].sub_(found[p][:, 1])
+                of_part[:, 1].add_(found[p][:, 0])
+                found[p] = of_part
+            else:
+                found.append(of_part)
+        return found
 
     def first_map_vjp(
-        self, v: Tensor, maps: Sequence[Tensor], gradients: Sequence[Tensor], totals: list[Tensor | None]
+        self, v: Tensor, maps: Iterable[Tensor], gradients: Sequence[Tensor], totals: list[Tensor | None]
     ) -> Tensor:
         """Return the derivative by v from those by :meth:`first_map`; add those by the maps to ``totals``.
 
@@ -180,15 +189,19 @@ class Taps(TableModule):
             gradients: like what that returns.
             totals: of each map, (columns, out); None before the first time.
         """
-        parts, rows = self.parts(v), [g.flatten(0, 1) for g in gradients]
-        for k, p in enumerate(self.part_of):
-            totals[k] = plus_product(totals[k], parts[p].mT, rows[k].mT)
-        if len(maps) == 1:
-            return product(rows[0], maps[0]).view_as(v)
-        of_v = torch.empty_like(v)
-        of_parts, last = self.parts(of_v), -1
-        for k, p in enumerate(self.part_of):
-            product_(of_parts[p], rows[k], maps[k], add=p == last)
+        whole = len(self.part_of) == 1  # of one matrix the product need not be written into another
+        of_v = v if whole else torch.empty_like(v)
+        parts, of_parts, last = self.parts(v), self.parts(of_v), -1
+        for k, (p, a) in enumerate(zip(self.part_of, maps, strict=True)):
+            gradient = gradients[p]
+            if p > max(last, 0):  # by A_n n and A_n p
+                gradient = torch.stack([gradient[:, 1], -gradient[:, 0]], dim=1)
+            rows = gradient.flatten(0, 1)
+            totals[k] = plus_product(totals[k], parts[p].mT, rows.mT)
+            if whole:
+                of_v = product(rows, a).view_as(v)
+            else:
+                product_(of_parts[p], rows, a, add=p == last)
             last = p
         return of_v
 

@@ -11,6 +11,7 @@ from scipy.stats import kstest
 from ocp_scn import SphericalChannelNetwork, ops
 from ocp_scn.fairchem import batches
 from ocp_scn.nn import message
+from ocp_scn.nn import taps as taps_of_messages
 from ocp_scn.ops import reference
 from ocp_scn.ops.library import SCHEMAS
 from ocp_scn.sphere import edge_frames, random_rolls, wigner_rows
@@ -256,8 +257,9 @@ def test_taps_of_a_linear_message(mmax, monkeypatch):
 
     linear = SimpleNamespace(**{name: getattr(ops, name) for name in SCHEMAS})
     linear.bias_silu, linear.gate, linear.tap_mean = torch.add, gate, tap_mean
-    monkeypatch.setattr(message, "ops", linear)
-    monkeypatch.setattr(message, "silu_of_own", torch.add)
+    for module in (message, taps_of_messages):
+        monkeypatch.setattr(module, "ops", linear)
+        monkeypatch.setattr(module, "silu_of_own", torch.add)
     assert roll_spread(model_with(mmax=mmax, num_taps=2 * mmax, **RANDOM)) > 1e-2
     for taps in (2 * mmax + 1, 2 * mmax + 2):
         assert roll_spread(model_with(mmax=mmax, num_taps=taps, **RANDOM)) < 1e-12

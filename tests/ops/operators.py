@@ -82,9 +82,9 @@ def arguments(
     angles = 2 * math.pi * torch.arange(taps, dtype=wide) / taps
     mixing = [torch.ones_like(angles)]
     for m in range(1, mmax + 1):
-        mixing += [(m * angles).cos(), -(m * angles).sin(), (m * angles).sin(), (m * angles).cos()]
+        mixing += [(m * angles).sin(), (m * angles).cos()]
     first = [torch.randn(edges, 1, hidden, dtype=wide).to(dtype)]
-    first += [torch.randn(edges, 2, hidden, dtype=wide).to(dtype) for _ in range(2 * mmax)]
+    first += [torch.randn(edges, 2, hidden, dtype=wide).to(dtype) for _ in range(mmax)]
     gate = torch.randn(edges, hidden, dtype=wide).to(dtype)
     bias, gate_bias = torch.randn(2, hidden, dtype=wide)
     gated = [first, torch.stack(mixing, 1), bias, gate, gate_bias]
