@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote
 
 import ase.db
 import ase.io
@@ -101,7 +102,14 @@ def file_name(path: Path, source: Path) -> str:
 
 
 def system_of(name: str) -> str:
-    """Return the system that a file's name gives to its frames: the name without its known suffix."""
+    """Return the system that a file's name gives to its frames: without its known suffix, decoded.
+
+    Relaxations percent-encode the systems' names for their trajectories.
+    """
+    return unquote(_stem(name))
+
+
+def _stem(name: str) -> str:
     return name.removesuffix(max((end for end in READABLE if name.endswith(end)), key=len, default=""))
 
 
@@ -327,7 +335,7 @@ def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
 
 
 def _text_file(path: Path) -> Path:
-    return path.with_name(system_of(path.name) + ".txt")
+    return path.with_name(_stem(path.name) + ".txt")
 
 
 def _with_fixed_atoms(atoms: Atoms, keys: dict[str, Any], origin: str) -> Atoms:
