@@ -66,6 +66,8 @@ def read_ase_lmdb(files: Iterable[Path]) -> Iterator[tuple[Atoms, dict[str, Any]
             yield from import_module("ocp_scn.data.aselmdb").read_rows([path])
         except ModuleNotFoundError as error:
             raise InputError(f"reading {str(path)!r} needs {_BACKENDS}: {error}") from error
+        except UnreadableError:
+            raise
         except (lmdb.Error, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UnreadableError(f"{str(path)!r} cannot be read: {cause(error)}") from error
 

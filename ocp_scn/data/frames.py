@@ -257,8 +257,11 @@ def _samples(
     if path.name.endswith(_PICKLED):
         yield from pickles.read_samples(path, unreadable)
         return
+    index = -1
     for index, (atoms, data) in enumerate(read_ase_lmdb([path])):
         yield index, atoms, {**data, **({} if atoms.calc is None else atoms.calc.results)}
+    if index < 0:
+        raise UnreadableError(f"{str(path)!r} has no frame")
 
 
 def _frame_number(value: Any, origin: str) -> int:

@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 import torch
 from ase import Atoms
@@ -21,6 +20,7 @@ from ase.constraints import FixAtoms
 
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.errors import UnreadableError, cause, refuse
+from ocp_scn.fairchem.files import open_lmdb
 
 SUFFIX = ".lmdb"
 # Names of targets before 2023, and what is rebuilt from the structure or not needed.
@@ -116,10 +116,7 @@ def read_attributes(path: Path, names: Collection[str] | None = None) -> Iterato
 def _read_attributes(
     path: Path, names: Collection[str] | None, unreadable: Callable[[UnreadableError], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True)
-    except lmdb.Error as error:
-        raise UnreadableError(f"{str(path)!r} cannot be read: {error}") from error
+    environment = open_lmdb(path)
     with environment, environment.begin() as transaction:
         for index in range(_length(transaction, path)):
             data = transaction.get(str(index).encode("ascii"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +241,14 @@ def test_a_name_that_no_frame_has_is_refused(run, tmp_path, label):
     assert f"--{label}-key nothing: no frame has anything of that name" in line
 
 
+def torn_lmdb(path: Path) -> None:
+    """Cut a whole file in the middle; reading on would end the process."""
+    write_lmdb(path.parent / "whole", [pickled(fid=fid) for fid in range(200)])
+    whole = (path.parent / "whole/data.lmdb").read_bytes()
+    shutil.rmtree(path.parent / "whole")
+    path.write_bytes(whole[: len(whole) // 2])
+
+
 def other_database(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE mine (x)")
@@ -256,6 +265,7 @@ DEAD: dict[str, Callable[[Path], object]] = {
         for end in (".xyz", ".xyz.gz", ".extxyz.xz", ".traj", ".db", ".lmdb")
     },
     "other.db": other_database,
+    "torn.lmdb": torn_lmdb,
     "blank.xyz": lambda path: path.write_text("\n\n"),
     "cut.xyz": lambda path: path.write_text("3\n"),
     "torn.xyz.gz": lambda path: path.write_bytes(gzip.compress(np.random.default_rng(0).bytes(900))[:300]),

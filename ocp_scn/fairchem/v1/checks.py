@@ -17,7 +17,8 @@ import torch
 from fairchem.core.common.registry import registry
 
 from ocp_scn.config import SCNConfig
-from ocp_scn.errors import InputError, cause
+from ocp_scn.errors import InputError, UnreadableError, cause
+from ocp_scn.fairchem.files import open_lmdb
 from ocp_scn.fairchem.v1.folders import run_folder
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 from ocp_scn.fairchem.v1.registration import NAMES
@@ -184,9 +185,14 @@ def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -
         if source.is_dir() and not list(source.glob("*.lmdb")):
             raise InputError(f"{name}.src={str(source)!r} has no *.lmdb file")
     try:
+        for source in map(Path, sources):
+            for path in source.glob("*.lmdb") if source.is_dir() else [source]:
+                open_lmdb(path).close()
         data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
         size = len(data_set)
         sample = data_set[0] if size else {}
+    except UnreadableError as error:
+        raise InputError(f"{name}.src: {error}") from error
     except InputError:
         raise
     except _UNREADABLE as error:
