@@ -59,7 +59,9 @@ class Report:
             return
         line = f"split {empty[0]!r} got no frame of {str(args.source)!r}"
         if self.systems and parts_systems(args.split, args.split_by):
-            line += f", which has {len(self.systems)} systems, kept whole; --split-by frame parts them"
+            line += (
+                f": whole systems are taken, of which it has {len(self.systems)}; --split-by frame parts them"
+            )
         raise InputError(line)
 
     def check_targets(self) -> None:
@@ -277,9 +279,8 @@ def _good_frames(
             continue
         line = f"{frame.origin} (system {frame.sid}, frame {frame.fid}): {fault}"
         if args.bad_frames == "refuse":
-            raise InputError(
-                f"bad frame {line}{_hint(frame, fault)}; pass --bad-frames skip to leave such out"
-            )
+            line += _hint(frame, fault)
+            raise InputError(f"bad frame {line}; pass --bad-frames skip to leave such frames out")
         report.bad[fault] += 1
         report.bad_frames.append(line)
 

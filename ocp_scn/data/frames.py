@@ -187,6 +187,9 @@ def _read_calculations(
         yield frame, named
     if index < 0:
         raise UnreadableError(f"{str(path)!r} has no frame")
+    if table is not None and index + 1 < len(table):
+        lines = f"{_text_file(path).name} has {len(table)} lines"
+        raise UnreadableError(f"{str(path)!r} is cut short: it has {index + 1} frames, {lines}")
 
 
 def find_fault(
@@ -326,14 +329,17 @@ def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
     if not path.name.endswith(_XYZ) or not text.is_file():
         return None
     table = []
-    for number, line in enumerate(text.read_text().split(), start=1):
+    try:
+        lines = text.read_text().split()
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{str(text)!r} cannot be read: {cause(error)}") from error
+    for number, line in enumerate(lines, start=1):
         try:
             sid, frame, energy = line.split(",")
             table.append((sid, int(frame.removeprefix("frame")), float(energy)))
         except ValueError:
-            raise UnreadableError(
-                f"{text.name} line {number} is {line!r}; expected system,frame,energy"
-            ) from None
+            expected = "expected system,frame,energy"
+            raise UnreadableError(f"{str(text)!r} line {number} is {line!r}; {expected}") from None
     return table
 
 

@@ -131,7 +131,7 @@ def _read_attributes(
 
 
 def _no_sample(path: Path, index: int, error: Exception) -> UnreadableError:
-    return UnreadableError(f"{path.name}#{index} is no sample of fairchem 1: {cause(error)}")
+    return UnreadableError(f"{path}#{index} is no sample of fairchem 1: {cause(error)}")
 
 
 def _length(transaction: Any, path: Path) -> int:

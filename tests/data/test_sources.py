@@ -300,6 +300,26 @@ def test_frames_after_a_blank_line_are_not_lost(run, tmp_path):
     assert ids(tmp_path / "out/train") == [("one", 0)]
 
 
+@pytest.mark.parametrize("content", [b"of mine", b"\xff\xfe\x00", b"a,frame0,low"])
+def test_a_text_of_an_oc20_pair_that_is_none(run, tmp_path, content):
+    """Without its references the energies would mean something else."""
+    for name in ("good", "pair"):
+        write(tmp_path / f"in/{name}.extxyz", frames())
+    (tmp_path / "in/pair.txt").write_bytes(content)
+    assert "in/pair.txt' " in run(status=2)
+    assert "bad: 1 files or frames that cannot be read" in run("--bad-frames", "skip")
+    assert ids(tmp_path / "out/train") == [("good", 0), ("good", 1)]
+
+
+@pytest.mark.parametrize(("lines", "error"), [(3, "is cut short: it has 2 frames"), (1, "has no line in")])
+def test_an_oc20_pair_of_different_lengths(run, tmp_path, lines, error):
+    write(tmp_path / "in/pair.extxyz", frames())
+    (tmp_path / "in/pair.txt").write_text("\n".join(f"a,frame{index},-1.5" for index in range(lines)))
+    assert error in run(status=2)
+    run("--bad-frames", "skip")
+    assert ids(tmp_path / "out/train") == [("a", fid) for fid in range(min(lines, 2))]
+
+
 @pytest.mark.parametrize("rules", [["--split", "val=0.1"], ["--split", "val=0.999999"]])
 @pytest.mark.parametrize("references", [[], ["--references", "fit"]])
 def test_one_system_is_parted_by_frame(run, tmp_path, monkeypatch, rules, references):
@@ -311,7 +331,7 @@ def test_one_system_is_parted_by_frame(run, tmp_path, monkeypatch, rules, refere
     )
     line = run(*rules, *references, status=2)
     assert "got no frame" in line
-    assert "which has 1 systems, kept whole; --split-by frame parts them" in line
+    assert "whole systems are taken, of which it has 1; --split-by frame parts them" in line
     assert len(passes) == 1
     if "val=0.1" in rules:
         run(*rules, "--split-by", "frame")
