@@ -91,7 +91,7 @@ def test_checkpoints(fairchem: Command, best: Path, tmp_path: Path) -> None:
 
 def test_ids_of_predictions(fairchem: Command, best: Path, tmp_path: Path) -> None:
     """Nothing is computed for a file that would keep one result of two."""
-    write_lmdb(tmp_path / "twice", [structure(), structure(fid="frame1"), structure(fid=0)])
+    write_lmdb(tmp_path / "twice", [structure(), structure(fid=1), structure()])
     words = ["--checkpoint", best, f"--dataset.test.src={tmp_path / 'twice'}"]
     line = refused(fairchem("predict", tmp_path, *words, ok=False))
     assert "samples 0 and 2 both have id '7_0'; results need distinct ones" in line

@@ -26,26 +26,42 @@ def sample(**values: object) -> Data:
     return Data(**{"natoms": 2, "fixed": torch.tensor([0, 1]), **values})
 
 
-def test_frames_of_one_system_are_several_predictions_and_one_relaxation(tmp_path: Path) -> None:
-    samples = [
-        sample(sid=7, fid=0),
-        sample(sid=torch.tensor([7]), fid=torch.tensor(1)),
-        sample(sid=7, fid="x"),
-    ]
+@pytest.mark.parametrize("fids", [(0, 1), ("frame0", "frame1"), (torch.tensor(0), torch.tensor([1]))])
+def test_frames_of_one_system_are_several_predictions_and_one_relaxation(tmp_path: Path, fids: tuple) -> None:
+    samples = [sample(sid=7, fid=fid) for fid in fids]
     check(tmp_path / "predictions", samples)
     with pytest.raises(InputError, match="samples 0 and 1 both have sid '7'; results need distinct ones"):
         check(tmp_path / "relaxations", samples, "sid")
 
 
 @pytest.mark.parametrize(
-    "other",
-    [sample(sid=1, fid=2), sample(sid=torch.tensor(1), fid=torch.tensor([2])), sample(sid="1_2")],
+    ("one", "other"),
+    [
+        ({"sid": 1, "fid": 2}, {"sid": 1, "fid": 2}),
+        (
+            {"sid": torch.tensor(1), "fid": torch.tensor(2)},
+            {"sid": torch.tensor([1]), "fid": torch.tensor([2])},
+        ),
+        ({"sid": "1_2"}, {"sid": "1_2"}),
+        ({"sid": "1", "fid": "2"}, {"sid": "1", "fid": "2"}),
+    ],
 )
-def test_one_id_of_two_samples_is_refused(tmp_path: Path, other: Data) -> None:
-    samples = [sample(sid=1, fid=2), sample(sid=3, fid=2), other]
+def test_one_id_of_two_samples_is_refused(tmp_path: Path, one: dict, other: dict) -> None:
+    between = {name: "5" if isinstance(value, str) else value + 4 for name, value in one.items()}
+    samples = [sample(**one), sample(**between), sample(**other)]
     with pytest.raises(InputError, match="samples 0 and 2 both have id '1_2'; results need distinct ones"):
         check(tmp_path, samples)
     check(tmp_path, samples, shard=0, total_shards=2)  # the other one is of another job
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [({"fid": 3}, {"fid": "3"}), ({"fid": 3}, {}), ({}, {"fid": 3}), ({}, {"sid": "1"})]
+)
+def test_ids_of_several_kinds_are_refused(tmp_path: Path, one: dict, other: dict) -> None:
+    """fairchem makes no batch of them, or forgets the numbers of frames."""
+    samples = [sample(**{"sid": 0, **one}), sample(**{"sid": 1, **other})]
+    with pytest.raises(InputError, match=r"sample 1 has ids of .*, sample 0 of .*; fairchem makes no batch"):
+        check(tmp_path, samples)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +81,10 @@ def test_fixed_atoms_that_fairchem_does_not_take(tmp_path: Path, fixed: object, 
         check(tmp_path, samples)
 
 
-@pytest.mark.parametrize("bad", [sample(fid=0), sample(sid=torch.tensor([1, 2]))])
-def test_samples_without_an_id(tmp_path: Path, bad: Data) -> None:
-    with pytest.raises(InputError, match=r"dataset.test.src=.*: sample 1 cannot be read: "):
-        check(tmp_path, [sample(sid=0), bad])
+@pytest.mark.parametrize("sid", [None, torch.tensor([1, 2])])
+def test_samples_without_an_id(tmp_path: Path, sid: torch.Tensor | None) -> None:
+    with pytest.raises(InputError, match=r"dataset.test.src=.*: sample 1 "):
+        check(tmp_path, [sample(sid=torch.tensor([0])), sample(sid=sid)])
 
 
 def test_a_damaged_sample(tmp_path: Path) -> None:

@@ -141,9 +141,12 @@ def check_samples(name: str, settings: Mapping[str, Any], id_name: str, id_of: C
     source = f"{name}.src={settings['src']!r}"
     data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
     first: dict[str, int] = {}
+    kinds: dict[str, str] = {}
     for index in range(len(data_set)):
         try:
             sample = data_set[index]
+            kinds = kinds or _id_kinds(sample)
+            _check_kinds(source, index, _id_kinds(sample), kinds)
             check_fixed(source, index, sample)
             found = id_of(sample)
         except InputError:
@@ -156,6 +159,19 @@ def check_samples(name: str, settings: Mapping[str, Any], id_name: str, id_of: C
                 "results need distinct ones"
             )
         first[found] = index
+
+
+def _id_kinds(sample: Any) -> dict[str, str]:
+    """Return the types of a sample's ``sid`` and ``fid``, of those that it has."""
+    return {name: type(sample[name]).__name__ for name in ("sid", "fid") if name in sample}
+
+
+def _check_kinds(source: str, index: int, kinds: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    if kinds != expected:
+        raise InputError(
+            f"{source}: sample {index} has ids of {kinds}, sample 0 of {expected}; "
+            "fairchem makes no batch of both"
+        )
 
 
 def check_fixed(source: str, index: int, sample: Any) -> None:
