@@ -1,4 +1,4 @@
-"""Files of a run's results, which a reader finds whole or not at all, whenever the run is killed."""
+"""Files that a reader finds whole or not at all: those of a run's results, and LMDB files."""
 
 from __future__ import annotations
 
