@@ -1,4 +1,4 @@
-"""The one exception for input that a user can mend."""
+"""The exceptions for input that a user can mend."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,17 @@ class InputError(ValueError):
 
     The commands print it as one line and end with status 2.
     """
+
+
+class UnreadableError(InputError):
+    """A file or a frame that is damaged or foreign, which other files and frames can do without."""
+
+
+def refuse(error: UnreadableError) -> None:
+    """Raise the error; what reads files calls this, or another function that leaves the thing out."""
+    raise error
+
+
+def cause(error: Exception) -> str:
+    """Return what an error says in one line."""
+    return " ".join(str(error).split()).rstrip(".")

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from ocp_scn.errors import InputError
 
+_LONGEST_NAME = 240  # of the 255 that file systems take
+
 
 def structure_name(sid: Any, fid: Any = None) -> str:
     """Return a structure's name in files of predictions: SID_FID, or SID without a frame number."""
     return str(sid) if fid is None else f"{sid}_{fid}"
+
+
+def file_name(name: str) -> str:
+    """Return a structure's name as that of a file in a folder: percent-encoded, as URLs are.
+
+    Raises:
+        InputError: for a name that no file can have, with room for a suffix.
+    """
+    found = quote(name, safe="")
+    if not 1 <= len(found) <= _LONGEST_NAME:
+        raise InputError(
+            f"id {name[:40]!r} has {len(found)} characters as a file's name; expected 1 to {_LONGEST_NAME}"
+        )
+    return found
 
 
 def shard_range(size: int, shard: int | None, total: int | None) -> range:

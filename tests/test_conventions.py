@@ -6,14 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.io import write
 from e3nn import o3
 from fairchem.core.modules.normalization.normalizer import create_normalizer
 from torch_geometric.data import Batch, Data
 
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
+from ocp_scn.data.frames import find_files, read_frames
+from ocp_scn.data.labels import LabelKeys, read_labels
 from ocp_scn.fairchem.neighbors import find_edges
+from ocp_scn.fairchem.v1.checks import check_samples, predicted_name
 from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
+from ocp_scn.predictions import structure_name
 from ocp_scn.sphere import (
     coefficients_to_grid,
     density_weights,
@@ -27,7 +34,9 @@ from ocp_scn.sphere import (
     spiral_points,
     wigner_rows,
 )
+from ocp_scn.submission.structures import read_structures
 from tests.messages import edge_messages, rotate_back, rotate_rows
+from tests.samples import write_lmdb
 from tests.weights import strengthen
 
 PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
@@ -326,3 +335,40 @@ def test_c23_derivatives():
     force, stress = [-(plus - minus) / (2 * step) for plus, minus in zip(*energies, strict=True)]
     assert out["forces"][0, 2].item() == pytest.approx(force, rel=1e-6)
     assert out["stress"][0, 1, 1].item() == pytest.approx(-stress / 125, rel=1e-6)
+
+
+def test_c24_ids(tmp_path):
+    for name in ("Cu/relax.extxyz", "Pd/relax.extxyz"):
+        (tmp_path / name).parent.mkdir()
+        write(tmp_path / name, [molecule("H2O"), molecule("H2O")])
+    frames = list(read_frames(find_files(tmp_path), tmp_path))
+    names = [structure_name(frame.sid, frame.fid) for frame in frames]
+    assert names == ["Cu/relax_0", "Cu/relax_1", "Pd/relax_0", "Pd/relax_1"]
+    assert structure_name("Cu", None) == "Cu"
+    data = [Data(sid=sid, fid=0, natoms=1, fixed=torch.tensor([0])) for sid in ("a", "b", "a")]
+    write_lmdb(tmp_path / "twice", data)
+    with pytest.raises(InputError, match="'a_0'"):
+        check_samples("dataset.test", {"src": str(tmp_path / "twice")}, "id", predicted_name)
+    with pytest.raises(InputError, match="'a_0'"):
+        read_structures(tmp_path / "twice")
+
+
+def test_c25_virial():
+    """The virial by its definition, -dE/dstrain, against the stress of ASE's potential."""
+    atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = EMT()
+    virial, step = [], 1e-4
+    for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
+        ends = []
+        for sign in (1, -1):
+            strain = torch.zeros(3, 3, dtype=torch.float64)
+            strain[i, j] += sign * step / 2
+            strain[j, i] += sign * step / 2
+            strained = atoms.copy()
+            strained.set_cell(atoms.cell @ (torch.eye(3) + strain).numpy(), scale_atoms=True)
+            strained.calc = EMT()
+            ends.append(strained.get_potential_energy())
+        virial.append(-(ends[0] - ends[1]) / (2 * step))
+    found = read_labels({"virial": virial}, atoms, LabelKeys(), "here").targets
+    assert found["stress"].tolist() == pytest.approx(atoms.get_stress().tolist(), abs=1e-6)

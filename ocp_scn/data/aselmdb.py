@@ -14,11 +14,12 @@ from typing import Any
 
 import ase.db
 import ase_db_backends  # noqa: F401  # ASE finds it by itself, but says less where it is missing
-import lmdb
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
+
+from ocp_scn.fairchem.files import open_lmdb
 
 CALCULATED = ("energy", "forces", "stress")
 # The database looks through a list of its rows for every new one.
@@ -85,10 +86,10 @@ def read_rows(files: Iterable[Path]) -> Iterator[tuple[Atoms, dict[str, Any]]]:
     """Yield each row's structure, with its calculator, and its data.
 
     Raises:
-        lmdb.Error: for a file that is no database.
+        UnreadableError: for a file that is no database of LMDB.
     """
     for path in files:
-        lmdb.open(str(path), subdir=False, readonly=True, lock=False).close()  # ASE's own failure is noisy
+        open_lmdb(path).close()  # ASE's own failure is noisy
         database = ase.db.connect(path, readonly=True, use_lock_file=False)
         try:
             for row in database.select():

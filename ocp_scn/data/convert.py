@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,16 +18,19 @@ from tqdm import tqdm
 from ocp_scn.data import pickles
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import Writer, add_format_argument, writer
-from ocp_scn.data.frames import ENERGY_TARGETS, Frame, find_fault, find_files, read_frames
+from ocp_scn.data.frames import Frame, find_fault, find_files, foreign_files, read_frames
+from ocp_scn.data.labels import ENERGY_TARGETS, LabelKeys
 from ocp_scn.data.references import LinearReferences, ReferenceFit
-from ocp_scn.data.splits import TRAIN, Rule, parse_rules, split_of
-from ocp_scn.errors import InputError
+from ocp_scn.data.splits import TRAIN, Rule, parse_rules, parts_systems, split_of
+from ocp_scn.errors import InputError, UnreadableError
+from ocp_scn.predictions import structure_name
 
 DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, OC20's pairs of
 extxyz.xz and txt, or LMDB files of fairchem-core 1) into LMDB data sets, one folder a split."""
 EPILOG = """examples:
   python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --references fit --split val=0.1
   python -m ocp_scn.data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
+_SAME_ID = "an earlier frame has the same sid and fid"
 
 
 @dataclass
@@ -37,12 +40,29 @@ class Report:
     frames: Counter[str] = field(default_factory=Counter)  # written, by split
     too_large: int = 0  # frames left out for their number of atoms
     bad: Counter[str] = field(default_factory=Counter)  # left out, by fault
-    bad_frames: list[str] = field(default_factory=list)  # "origin (system, frame): fault"
+    unreadable: int = 0  # files and frames that could not be read
+    bad_frames: list[str] = field(default_factory=list)  # "origin (system, frame): fault", of both kinds
+    ids: set[str] = field(default_factory=set)  # of the frames so far
+    systems: set[str] = field(default_factory=set)
+    labels: set[str] = field(default_factory=set)  # energy, forces, stress that some frame has
+    not_taken: Counter[str] = field(default_factory=Counter)  # frames that say something by another name
     targets: dict[str, Counter[str]] = field(default_factory=dict)  # frames that have each, by split
     left_out: set[str] = field(default_factory=set)  # targets that were dropped
     energy: list[float] = field(default_factory=list)  # training energies as written, eV
     forces_sum2: float = 0.0  # sum of squared force components on free training atoms, (eV/Å)²
     forces_count: int = 0
+
+    def check_splits(self, args: argparse.Namespace, rules: Mapping[str, Rule]) -> None:
+        """Refuse a split without a frame."""
+        empty = [name for name in [TRAIN, *rules] if not self.frames[name]]
+        if not empty:
+            return
+        line = f"split {empty[0]!r} got no frame of {str(args.source)!r}"
+        if self.systems and parts_systems(args.split, args.split_by):
+            line += (
+                f": whole systems are taken, of which it has {len(self.systems)}; --split-by frame parts them"
+            )
+        raise InputError(line)
 
     def check_targets(self) -> None:
         """Refuse a split in which only some frames have a target: fairchem cannot make batches of it."""
@@ -59,8 +79,10 @@ class Report:
         return {
             "frames": dict(self.frames),
             "too_large": self.too_large,
+            "unreadable": self.unreadable,
             "bad": dict(self.bad),
             "bad_frames": self.bad_frames,
+            "not_taken": dict(self.not_taken),
             "normalizer": self.normalizer(),
         }
 
@@ -113,7 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bad-frames",
         choices=["refuse", "skip"],
         default="refuse",
-        help="stop at the first bad frame, or leave bad frames out and count them (default: refuse)",
+        help="stop at the first bad frame or file, or leave such out and count them (default: refuse)",
     )
     parser.add_argument(
         "--labels",
@@ -122,6 +144,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whether a frame without energy or forces is bad; optional suits test sets and IS2RE (default: "
         "needed)",
     )
+    parser.add_argument(
+        "--sids-by-file",
+        action="store_true",
+        help="put a file's name before every sid in it, of files whose systems are numbered apart",
+    )
+    for name, unit in (("energy", "eV"), ("forces", "eV/Å"), ("stress", "eV/Å³, or a virial in eV")):
+        parser.add_argument(
+            f"--{name}-key",
+            default=name,
+            metavar="NAME",
+            help=f"what the source calls it, {unit} (default: {name})",
+        )
     parser.add_argument(
         "--leave-out",
         action="append",
@@ -144,12 +178,19 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {name}: {count} frames")
     if report.too_large:
         print(f"  left out: {report.too_large} frames of more than {args.max_atoms} atoms")
+    if report.unreadable:
+        print(f"  bad: {report.unreadable} files or frames that cannot be read")
     for fault, count in sorted(report.bad.items()):
         print(f"  bad: {count} frames, {fault}")
     for line in report.bad_frames[:10]:
         print(f"    {line}")
     if len(report.bad_frames) > 10:
         print(f"    ... all {len(report.bad_frames)} in {args.target / 'conversion.json'}")
+    if report.not_taken:
+        print(f"  not taken: {', '.join(sorted(report.not_taken))}")
+    foreign = foreign_files(args.source)
+    if foreign:
+        print(f"  not read: {len(foreign)} files of other kinds, such as {foreign[0]}")
     for target, values in report.normalizer().items():
         print(f"  normalizer of {target}: mean {values['mean']:.6g}, stdev {values['stdev']:.6g}")
 
@@ -173,14 +214,12 @@ def convert(args: argparse.Namespace) -> Report:
             for read, split in _good_frames(args, files, rules, report, references):
                 frame = read if references is None else _referred(read, references)
                 _write(frame, writers[split])
-                report.frames[split] += 1
                 report.targets.setdefault(split, Counter()).update(frame.targets.keys())
                 if split == TRAIN:
                     _count(frame, report)
-            empty = [name for name in [TRAIN, *rules] if not report.frames[name]]
-            if empty:
-                raise InputError(f"split {empty[0]!r} got no frame of {str(args.source)!r}")
+            report.check_splits(args, rules)
             report.check_targets()
+            _check_keys(args, report)
             unknown = [name for name in args.leave_out if name not in report.left_out]
             if unknown:
                 raise InputError(f"--leave-out {unknown[0]}: no frame has a target of that name")
@@ -198,7 +237,18 @@ def _good_frames(
     references: LinearReferences | None,
 ) -> Iterator[tuple[Frame, str]]:
     """Yield the frames to use, each with its split; count the others in ``report``."""
-    for frame in tqdm(read_frames(files), unit=" frames", desc="reading"):
+    keys = LabelKeys(args.energy_key, args.forces_key, args.stress_key)
+
+    def unreadable(error: UnreadableError) -> None:
+        if args.bad_frames == "refuse":
+            raise InputError(f"{error}; pass --bad-frames skip to leave it out") from error
+        report.unreadable += 1
+        report.bad_frames.append(str(error))
+
+    frames = read_frames(files, args.source, keys=keys, sids_by_file=args.sids_by_file, unreadable=unreadable)
+    for frame in tqdm(frames, unit=" frames", desc="reading"):
+        report.not_taken.update(frame.others)
+        report.labels.update(_labels_of(frame))
         for name in args.leave_out:
             if frame.targets.pop(name, None) is not None:
                 report.left_out.add(name)
@@ -217,14 +267,30 @@ def _good_frames(
             and not np.isfinite(references.energy(frame.atoms.numbers))
         ):
             fault = "an element has no reference energy"
+        name = structure_name(frame.sid, frame.fid)
+        if fault is None and name in report.ids:
+            fault = _SAME_ID
         if fault is None:
-            yield frame, split_of(frame.sid, frame.fid or 0, rules)
+            report.ids.add(name)
+            report.systems.add(frame.sid)
+            split = split_of(frame.sid, frame.fid or 0, rules)
+            report.frames[split] += 1
+            yield frame, split
             continue
         line = f"{frame.origin} (system {frame.sid}, frame {frame.fid}): {fault}"
         if args.bad_frames == "refuse":
+            line += _hint(frame, fault)
             raise InputError(f"bad frame {line}; pass --bad-frames skip to leave such frames out")
         report.bad[fault] += 1
         report.bad_frames.append(line)
+
+
+def _hint(frame: Frame, fault: str) -> str:
+    """Return what else ends the fault of a frame."""
+    found = ", ".join([*frame.others, *frame.targets])
+    if fault in ("no energy", "no forces") and found:
+        return f"; it has {found}: name one by --{fault.removeprefix('no ')}-key"
+    return "; --sids-by-file tells files apart" if fault == _SAME_ID else ""
 
 
 def _references(
@@ -234,11 +300,26 @@ def _references(
         return None
     if args.references != "fit":
         return LinearReferences.load(Path(args.references))
-    fit = ReferenceFit()
-    for frame, split in _good_frames(args, files, rules, Report(), None):
+    fit, report = ReferenceFit(), Report()
+    for frame, split in _good_frames(args, files, rules, report, None):
         if split == TRAIN and frame.energy is not None:
             fit.add(frame.atoms.numbers, frame.energy)
+    report.check_splits(args, rules)  # before everything is read again
     return fit.solve()
+
+
+def _labels_of(frame: Frame) -> set[str]:
+    """Return which of the labels with a ``--NAME-key`` a frame has."""
+    labels = {"energy": frame.energy, "forces": frame.forces, "stress": frame.targets.get("stress")}
+    return {name for name, value in labels.items() if value is not None}
+
+
+def _check_keys(args: argparse.Namespace, report: Report) -> None:
+    """Refuse the name of a label that no frame has."""
+    for name in ("energy", "forces", "stress"):
+        key = getattr(args, f"{name}_key")
+        if key != name and name not in report.labels:
+            raise InputError(f"--{name}-key {key}: no frame has anything of that name")
 
 
 def _mind_pickles(files: list[Path], *, refuse: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import zlib
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import lmdb
 from ase import Atoms
 
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, UnreadableError, cause
 
 # Modules are loaded when they are needed: each wants packages that only its line of fairchem brings.
 _BACKENDS = "ase-db-backends, which comes with fairchem-core 2"
@@ -57,15 +58,18 @@ def read_ase_lmdb(files: Iterable[Path]) -> Iterator[tuple[Atoms, dict[str, Any]
     """Yield the rows of ASE-LMDB files, see :func:`ocp_scn.data.aselmdb.read_rows`.
 
     Raises:
-        InputError: if this environment has not what it takes, or a file cannot be read.
+        InputError: if this environment has not what it takes.
+        UnreadableError: if a file cannot be read.
     """
     for path in files:
         try:
             yield from import_module("ocp_scn.data.aselmdb").read_rows([path])
         except ModuleNotFoundError as error:
             raise InputError(f"reading {str(path)!r} needs {_BACKENDS}: {error}") from error
-        except lmdb.Error as error:
-            raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+        except UnreadableError:
+            raise
+        except (lmdb.Error, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UnreadableError(f"{str(path)!r} cannot be read: {cause(error)}") from error
 
 
 def add_format_argument(parser: argparse.ArgumentParser) -> None:

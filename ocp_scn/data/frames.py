@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import lzma
 import shutil
+import sqlite3
 import tempfile
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote
 
 import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import PropertyNotImplementedError
 from ase.constraints import FixAtoms
 from ase.io.formats import open_with_compression
 from ase.neighborlist import neighbor_list
 
 from ocp_scn.data import pickles
+from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
-from ocp_scn.errors import InputError
+from ocp_scn.data.labels import ENERGY_TARGETS, LabelKeys, read_labels, virial_fault
+from ocp_scn.errors import InputError, UnreadableError, cause, refuse
 
 _XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _TRAJECTORY = (".traj",)
@@ -31,9 +35,11 @@ _DATABASE = (".db",)
 _PICKLED = (pickles.SUFFIX,)
 _ASE_LMDB = (".aselmdb",)
 READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
-# Targets beside energy and forces, in a frame's info, its per-atom columns or a database row.
-ENERGY_TARGETS = ("y_init", "y_relaxed", "energy_relaxed")
-_TARGETS = (*ENERGY_TARGETS, "pos_relaxed", "stress")
+_CHECKED_TARGETS = (*ENERGY_TARGETS, "pos_relaxed", "stress")
+_STRUCTURE = {"numbers", "positions", "tags", "fixed", "sid", "fid"}
+# What damaged and foreign files end with.
+_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError)
+_ERRORS += (AssertionError, RuntimeError, lzma.LZMAError, zlib.error, sqlite3.Error)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Frame:
         origin: file and position in it, for messages.
         targets: what else the source says of it, such as ``stress`` (eV/Å³), ``y_relaxed`` and
             ``pos_relaxed``.
+        others: names of what the source says and nothing above has.
     """
 
     atoms: Atoms
@@ -58,6 +65,7 @@ class Frame:
     forces: np.ndarray | None
     origin: str
     targets: dict[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 def find_files(source: Path) -> list[Path]:
@@ -75,37 +83,113 @@ def find_files(source: Path) -> list[Path]:
     return files
 
 
-def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
+def foreign_files(source: Path) -> list[Path]:
+    """Return the files of a folder that :func:`find_files` leaves out, those apart that go with others."""
+    if source.is_file():
+        return []
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    known = {_text_file(path) for path in files if path.name.endswith(_XYZ)}
+    return [
+        path
+        for path in files
+        if not path.name.endswith(READABLE) and path not in known and path.name != "metadata.npz"
+    ]
+
+
+def file_name(path: Path, source: Path) -> str:
+    """Return a file's name in a source, with the folders on the way to it."""
+    return path.relative_to(source).as_posix() if source.is_dir() else path.name
+
+
+def system_of(name: str) -> str:
+    """Return the system that a file's name gives to its frames: without its known suffix, decoded.
+
+    Relaxations percent-encode the systems' names for their trajectories.
+    """
+    return unquote(_stem(name))
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(max((end for end in READABLE if name.endswith(end)), key=len, default=""))
+
+
+def read_frames(
+    files: Iterable[Path],
+    source: Path | None = None,
+    *,
+    keys: LabelKeys = LabelKeys(),  # noqa: B008  # it never changes
+    sids_by_file: bool = False,
+    unreadable: Callable[[UnreadableError], None] = refuse,
+) -> Iterator[Frame]:
     """Yield the frames of the files in order.
 
     The system and frame numbers come from ``sid`` and ``fid`` of a frame's info (or a database
     row's keys), from the text file beside an OC20 ``extxyz.xz`` (lines of system, frame, reference
     energy), or else from the file's name and the frame's position.
+
+    Args:
+        files: those of :func:`find_files`.
+        source: the folder in which they were found, from which their names count.
+        keys: names of the labels.
+        sids_by_file: put a file's name before each ``sid`` that is in it.
+        unreadable: is called for a file, or the rest of one, and for a frame that cannot be read.
     """
     for path in files:
-        if path.name.endswith(_PICKLED + _ASE_LMDB):
-            yield from _read_samples(path)
-            continue
-        table = _reference_table(path)
-        counter: Counter[str] = Counter()
-        for index, (atoms, keys) in enumerate(_read(path)):
-            origin = f"{path.name}#{index}"
-            if table is not None and index >= len(table):
-                raise InputError(f"{origin} has no line in {_text_file(path).name}, which has {len(table)}")
-            sid, fid, reference = table[index] if table is not None else (None, None, 0.0)
-            sid = str(sid if sid is not None else keys.get("sid", path.name.split(".")[0]))
-            fid = int(fid if fid is not None else keys.get("fid", counter[sid]))
-            counter[sid] += 1
-            energy = _calculated(atoms, "energy")
-            yield Frame(
-                atoms=_with_fixed_atoms(atoms),
+        name = path.name if source is None else file_name(path, source)
+        samples = path.name.endswith(_PICKLED + _ASE_LMDB)
+        read = _read_samples if samples else _read_calculations
+        try:
+            _check_size(path)
+            for frame, named in read(path, name, keys, unreadable):
+                before = f"{system_of(name)}/" if named and sids_by_file else ""
+                yield replace(frame, sid=before + frame.sid)
+        except UnreadableError as error:
+            unreadable(error)
+
+
+def _check_size(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise UnreadableError(f"{str(path)!r} is empty: it has 0 bytes")
+
+
+def _read_calculations(
+    path: Path, name: str, keys: LabelKeys, unreadable: Callable[[UnreadableError], None]
+) -> Iterator[tuple[Frame, bool]]:
+    """Yield the frames of a file of ASE's formats, and whether it names their systems."""
+    table = _reference_table(path)
+    counter: Counter[str] = Counter()
+    index = -1
+    for index, (atoms, info) in enumerate(_read(path)):
+        origin = f"{name}#{index}"
+        if table is not None and index >= len(table):
+            raise UnreadableError(f"{origin} has no line in {_text_file(path).name}, which has {len(table)}")
+        sid, fid, reference = table[index] if table is not None else (None, None, 0.0)
+        named = sid is not None or "sid" in info
+        sid = str(sid if sid is not None else info.get("sid", system_of(name)))
+        position = counter[sid]
+        counter[sid] += 1
+        try:
+            results = {} if atoms.calc is None else atoms.calc.results
+            labels = read_labels({**atoms.arrays, **info, **results}, atoms, keys, origin)
+            frame = Frame(
+                atoms=_with_fixed_atoms(atoms, info, origin),
                 sid=sid,
-                fid=fid,
-                energy=None if energy is None else float(energy) - reference,
-                forces=_calculated(atoms, "forces"),
+                fid=_frame_number(fid if fid is not None else info.get("fid", position), origin),
+                energy=None if labels.energy is None else labels.energy - reference,
+                forces=labels.forces,
                 origin=origin,
-                targets=_targets(atoms, keys, origin),
+                targets=labels.targets,
+                others=tuple(other for other in labels.others if other not in _STRUCTURE),
             )
+        except UnreadableError as error:
+            unreadable(error)
+            continue
+        yield frame, named
+    if index < 0:
+        raise UnreadableError(f"{str(path)!r} has no frame")
+    if table is not None and index + 1 < len(table):
+        lines = f"{_text_file(path).name} has {len(table)} lines"
+        raise UnreadableError(f"{str(path)!r} is cut short: it has {index + 1} frames, {lines}")
 
 
 def find_fault(
@@ -128,7 +212,7 @@ def find_fault(
         "positions": atoms.positions,
         "cell": atoms.cell.array,
     }
-    arrays |= {name: frame.targets[name] for name in _TARGETS if name in frame.targets}
+    arrays |= {name: frame.targets[name] for name in _CHECKED_TARGETS if name in frame.targets}
     for name, values in arrays.items():
         if values is None:
             if labels:
@@ -140,36 +224,65 @@ def find_fault(
         return f"element {atoms.numbers.max()} is beyond {max_num_elements - 1}"
     if len(neighbor_list("i", atoms, min_distance)) > 0:
         return "atoms overlap"
-    return None
+    return virial_fault(atoms, frame.targets)
 
 
-def _read_samples(path: Path) -> Iterator[Frame]:
-    """Yield the samples of a file of either line of fairchem, with all that they have."""
-    for index, (atoms, properties) in enumerate(_samples(path)):
-        forces = properties.pop("forces", None)
-        yield Frame(
-            atoms=atoms,
-            sid=str(properties.pop("sid", index)),
-            fid=properties.pop("fid", None),
-            energy=properties.pop("energy", None),
-            forces=None if forces is None else np.asarray(forces, dtype=np.float64).reshape(-1, 3),
-            origin=f"{path.name}#{index}",
-            targets=properties,
-        )
+def _read_samples(
+    path: Path, name: str, keys: LabelKeys, unreadable: Callable[[UnreadableError], None]
+) -> Iterator[tuple[Frame, bool]]:
+    """Yield the samples of a file of either line of fairchem, with all that they have; as above."""
+    for index, atoms, properties in _samples(path, unreadable):
+        origin = f"{name}#{index}"
+        try:
+            labels = read_labels(properties, atoms, keys, origin)
+            fid = properties.get("fid")
+            kept = [other for other in labels.others if other not in {"sid", "fid", "fixed", *vars(keys)}]
+            frame = Frame(
+                atoms=_with_fixed_atoms(atoms, properties, origin),
+                sid=str(properties.get("sid", f"{system_of(name)}-{index}")),
+                fid=None if fid is None else _frame_number(fid, origin),
+                energy=labels.energy,
+                forces=labels.forces,
+                origin=origin,
+                targets={**{other: properties[other] for other in kept}, **labels.targets},
+                others=tuple(other for other in labels.others if other in vars(keys)),
+            )
+        except UnreadableError as error:
+            unreadable(error)
+            continue
+        yield frame, "sid" in properties
 
 
-def _samples(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+def _samples(
+    path: Path, unreadable: Callable[[UnreadableError], None]
+) -> Iterator[tuple[int, Atoms, dict[str, Any]]]:
+    """Yield position, structure and properties of each sample."""
     if path.name.endswith(_PICKLED):
-        yield from pickles.read_samples(path)
+        yield from pickles.read_samples(path, unreadable)
         return
-    for atoms, data in read_ase_lmdb([path]):
-        yield atoms, {**data, **({} if atoms.calc is None else atoms.calc.results)}
+    index = -1
+    for index, (atoms, data) in enumerate(read_ase_lmdb([path])):
+        yield index, atoms, {**data, **({} if atoms.calc is None else atoms.calc.results)}
+    if index < 0:
+        raise UnreadableError(f"{str(path)!r} has no frame")
+
+
+def _frame_number(value: Any, origin: str) -> int:
+    """Return the number of a frame, which may be written as OC20's "frame3"."""
+    try:
+        number = int(value.removeprefix("frame") if isinstance(value, str) else value)
+        if isinstance(value, str) or number == value:
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UnreadableError(f"{origin} has fid={value!r}; expected an integer, or 'frame3' for 3")
 
 
 def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
     """Yield the structures of a file, each with the keys that may name its system and frame."""
     try:
         if path.name.endswith(_DATABASE):
+            _check_database(path)
             with ase.db.connect(path) as database:
                 for row in database.select():
                     yield row.toatoms(), {**row.data, **row.key_value_pairs}
@@ -177,11 +290,20 @@ def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
             with _seekable(path) as text:
                 for atoms in ase.io.iread(text, index=":", format="extxyz"):
                     yield atoms, atoms.info
+                if any(line.strip() for line in text):  # ASE stops at a blank line
+                    raise ValueError("it goes on after a blank line, where frames have to follow each other")
         else:
-            for atoms in ase.io.iread(path, index=":"):
+            for atoms in ase.io.iread(path, index=":", format="traj"):
                 yield atoms, atoms.info
-    except (OSError, ValueError, KeyError, IndexError, EOFError, lzma.LZMAError) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+    except _ERRORS as error:
+        raise UnreadableError(f"{str(path)!r} cannot be read: {cause(error)}") from error
+
+
+def _check_database(path: Path) -> None:
+    """Check that a file is a database of ASE, which would make its tables in any other one."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone():
+            raise ValueError("it is no database of ASE")
 
 
 @contextmanager
@@ -207,51 +329,31 @@ def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
     if not path.name.endswith(_XYZ) or not text.is_file():
         return None
     table = []
-    for number, line in enumerate(text.read_text().split(), start=1):
+    try:
+        lines = text.read_text().split()
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{str(text)!r} cannot be read: {cause(error)}") from error
+    for number, line in enumerate(lines, start=1):
         try:
             sid, frame, energy = line.split(",")
             table.append((sid, int(frame.removeprefix("frame")), float(energy)))
         except ValueError:
-            raise InputError(f"{text.name} line {number} is {line!r}; expected system,frame,energy") from None
+            expected = "expected system,frame,energy"
+            raise UnreadableError(f"{str(text)!r} line {number} is {line!r}; {expected}") from None
     return table
 
 
 def _text_file(path: Path) -> Path:
-    return path.with_name(path.name.split(".")[0] + ".txt")
+    return path.with_name(_stem(path.name) + ".txt")
 
 
-def _calculated(atoms: Atoms, name: str) -> Any:
-    """Return a calculated property without constraints, or None."""
-    if atoms.calc is None:
-        return None
+def _with_fixed_atoms(atoms: Atoms, keys: dict[str, Any], origin: str) -> Atoms:
+    """Turn ``fixed``, a per-atom array or one of the keys, into the constraint that fairchem reads."""
+    fixed = atoms.arrays.get("fixed", keys.get("fixed"))
+    if fixed is None:
+        return atoms
     try:
-        if name == "energy":
-            return atoms.get_potential_energy(apply_constraint=False)
-        if name == "stress":
-            return np.asarray(atoms.get_stress(apply_constraint=False), dtype=np.float64)
-        return np.asarray(atoms.get_forces(apply_constraint=False), dtype=np.float64)
-    except (PropertyNotImplementedError, RuntimeError):
-        return None
-
-
-def _targets(atoms: Atoms, keys: dict[str, Any], origin: str) -> dict[str, Any]:
-    """Return the targets beside energy and forces: numbers, ``pos_relaxed`` (n, 3), ``stress`` (6,)."""
-    known = {**atoms.arrays, **keys, "stress": _calculated(atoms, "stress")}
-    found = {name: known[name] for name in _TARGETS if known.get(name) is not None}
-    shapes = {"pos_relaxed": (len(atoms), 3), "stress": (6,)}
-    for name, value in found.items():
-        try:
-            array = np.asarray(value, dtype=np.float64).reshape(shapes.get(name, ()))
-        except (TypeError, ValueError):
-            raise InputError(
-                f"{origin} has {name}={value!r}, not numbers of the shape {shapes.get(name, ())}"
-            ) from None
-        found[name] = array if name in shapes else array.item()
-    return found
-
-
-def _with_fixed_atoms(atoms: Atoms) -> Atoms:
-    """Turn a per-atom array ``fixed`` into the constraint that fairchem reads."""
-    if "fixed" in atoms.arrays:
-        atoms.set_constraint(FixAtoms(mask=atoms.arrays["fixed"].astype(bool)))
+        atoms.set_constraint(FixAtoms(mask=fixed_mask(fixed, len(atoms))))
+    except ValueError as error:
+        raise UnreadableError(f"{origin} has {error}") from error
     return atoms

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 import torch
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from ocp_scn.errors import InputError
+from ocp_scn.data.fixed import fixed_mask
+from ocp_scn.errors import UnreadableError, cause, refuse
+from ocp_scn.fairchem.files import open_lmdb
 
 SUFFIX = ".lmdb"
 # Names of targets before 2023, and what is rebuilt from the structure or not needed.
@@ -28,7 +29,8 @@ _STRUCTURE = {"pos", "cell", "atomic_numbers", "natoms", "tags", "fixed", "pbc"}
 _GRAPH = {"edge_index", "edge_attr", "edge_weight", "edge_distance_vec", "cell_offsets", "distances"}
 _GRAPH |= {"cell_offset_distances", "neighbors", "nedges", "ptr", "batch", "num_nodes"}
 # What damaged or foreign pickles end with.
-_ERRORS = (pickle.UnpicklingError, KeyError, AttributeError, TypeError, ValueError, EOFError)
+_ERRORS: tuple[type[Exception], ...] = (pickle.UnpicklingError, LookupError, AttributeError, TypeError)
+_ERRORS += (ValueError, EOFError, RuntimeError, OverflowError)
 
 _MULTIARRAY = import_module("numpy.core.multiarray" if np.__version__ < "2" else "numpy._core.multiarray")
 
@@ -75,19 +77,26 @@ class _Unpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
-def read_samples(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
-    """Yield each sample's structure, and ``sid``, ``fid`` and targets, in order.
+def read_samples(
+    path: Path, unreadable: Callable[[UnreadableError], None] = refuse
+) -> Iterator[tuple[int, Atoms, dict[str, Any]]]:
+    """Yield each sample's position, structure, and ``sid``, ``fid`` and targets, in order.
 
     Labels of before 2023 get their names of today (``energy``, ``forces``).
 
+    Args:
+        path: the file.
+        unreadable: is called for a sample that is none.
+
     Raises:
-        InputError: for a file that is not such a data set.
+        UnreadableError: for a file that is not such a data set.
     """
-    for index, sample in enumerate(read_attributes(path)):
+    for index, sample in _read_attributes(path, None, unreadable):
         try:
-            found = _structure(sample), _properties(sample)
+            found = index, _structure(sample), _properties(sample)
         except _ERRORS as error:
-            raise InputError(f"{path.name}#{index} is no sample of fairchem 1: {error}") from error
+            unreadable(_no_sample(path, index, error))
+            continue
         yield found
 
 
@@ -99,27 +108,38 @@ def read_attributes(path: Path, names: Collection[str] | None = None) -> Iterato
         names: what is wanted, all if None; a few take less time.
 
     Raises:
-        InputError: for a file that is not such a data set.
+        UnreadableError: for a file that is not such a data set.
     """
-    try:
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True)
-    except lmdb.Error as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+    return (sample for _, sample in _read_attributes(path, names, refuse))
+
+
+def _read_attributes(
+    path: Path, names: Collection[str] | None, unreadable: Callable[[UnreadableError], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    environment = open_lmdb(path)
     with environment, environment.begin() as transaction:
-        for index in range(_length(transaction)):
+        for index in range(_length(transaction, path)):
             data = transaction.get(str(index).encode("ascii"))
             try:
                 sample = _attributes(_Unpickler(io.BytesIO(data)).load())
                 wanted = (set(sample) if names is None else set(names)) - _GRAPH
                 found = {name: _plain(value) for name, value in sample.items() if name in wanted}
             except _ERRORS as error:
-                raise InputError(f"{path.name}#{index} is no sample of fairchem 1: {error}") from error
-            yield found
+                unreadable(_no_sample(path, index, error))
+                continue
+            yield index, found
 
 
-def _length(transaction: Any) -> int:
+def _no_sample(path: Path, index: int, error: Exception) -> UnreadableError:
+    return UnreadableError(f"{path}#{index} is no sample of fairchem 1: {cause(error)}")
+
+
+def _length(transaction: Any, path: Path) -> int:
     data = transaction.get(b"length")
-    return transaction.stat()["entries"] if data is None else int(_Unpickler(io.BytesIO(data)).load())
+    try:
+        return transaction.stat()["entries"] if data is None else int(_Unpickler(io.BytesIO(data)).load())
+    except _ERRORS as error:
+        raise UnreadableError(f"{str(path)!r} cannot be read: its length is no number: {error}") from error
 
 
 def _attributes(graph: Any) -> dict[str, Any]:
@@ -132,18 +152,15 @@ def _attributes(graph: Any) -> dict[str, Any]:
 
 
 def _structure(sample: dict[str, Any]) -> Atoms:
-    # Of one atom they are numbers, no arrays.
-    tags, fixed = (
-        np.reshape(sample[name], -1).astype(kind) if name in sample else None
-        for name, kind in (("tags", int), ("fixed", bool))
-    )
+    numbers = np.reshape(sample["atomic_numbers"], -1).astype(int)  # a number, no array, of one atom
+    fixed = fixed_mask(sample.get("fixed", []), len(numbers))
     return Atoms(
-        numbers=np.reshape(sample["atomic_numbers"], -1).astype(int),
+        numbers=numbers,
         positions=np.asarray(sample["pos"], dtype=np.float64),
         cell=np.reshape(sample["cell"], (3, 3)).astype(np.float64),
         pbc=np.reshape(sample.get("pbc", [True, True, True]), 3).astype(bool),
-        tags=tags,
-        constraint=FixAtoms(mask=fixed) if fixed is not None and fixed.any() else None,
+        tags=np.reshape(sample["tags"], -1).astype(int) if "tags" in sample else None,
+        constraint=FixAtoms(mask=fixed) if fixed.any() else None,
     )
 
 

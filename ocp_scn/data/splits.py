@@ -32,6 +32,11 @@ def parse_rules(texts: Sequence[str], *, by: str, seed: int) -> dict[str, Rule]:
     return rules
 
 
+def parts_systems(texts: Sequence[str], by: str) -> bool:
+    """Tell whether a rule takes a random share of whole systems."""
+    return by == "system" and any(":" not in text.partition("=")[2] for text in texts)
+
+
 def split_of(sid: str, fid: int, rules: dict[str, Rule]) -> str:
     """Return the first split whose rule takes the frame, else ``train``."""
     return next((name for name, takes in rules.items() if takes(sid, fid)), TRAIN)

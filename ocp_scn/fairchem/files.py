@@ -1,4 +1,4 @@
-"""Files of a run's results, which a reader finds whole or not at all, whenever the run is killed."""
+"""Files that a reader finds whole or not at all: those of a run's results, and LMDB files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ocp_scn.errors import InputError
+import lmdb
+
+from ocp_scn.errors import InputError, UnreadableError
 
 RELAXED_FILE = "relaxed_positions.npz"  # in a run's results, of all that was relaxed
 
@@ -35,3 +37,21 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise InputError(f"{path} cannot be written: {cause}, with {free:.1f} MiB free") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def open_lmdb(path: Path) -> lmdb.Environment:
+    """Open an LMDB file to read it.
+
+    Raises:
+        UnreadableError: for another file, or one that is cut short: reading what is not there would end the
+            process without a word.
+    """
+    try:
+        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True)
+    except lmdb.Error as error:
+        raise UnreadableError(f"{str(path)!r} cannot be read: {error}") from error
+    size, whole = path.stat().st_size, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if size < whole:
+        environment.close()
+        raise UnreadableError(f"{str(path)!r} cannot be read: it is cut short, {size} bytes of {whole}")
+    return environment

@@ -69,8 +69,8 @@ def _read_targets(source: str, energy_key: str) -> Targets:
 
 def matching(splits: dict[str, Targets], ids: np.ndarray) -> str | None:
     """Return the name of the data set that has these ids."""
-    wanted = set(ids.tolist())
-    return next((name for name, targets in splits.items() if set(targets.ids) == wanted), None)
+    wanted = sorted(ids.tolist())
+    return next((name for name, targets in splits.items() if sorted(targets.ids) == wanted), None)
 
 
 def reorder(targets: Targets) -> Targets:

@@ -11,6 +11,7 @@ from ase.constraints import FixAtoms
 from tqdm import tqdm
 
 from ocp_scn.data import pickles
+from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.errors import InputError
 from ocp_scn.predictions import shard_bounds, structure_name
@@ -52,7 +53,8 @@ def read_structures(source: Path) -> Structures:
         source: a file, or a folder of files, in fairchem 1's LMDB format or in fairchem 2's ASE-LMDB.
 
     Raises:
-        InputError: for a data set that cannot be read, or one of fairchem 1 without ``fixed`` or ``sid``.
+        InputError: for a data set that cannot be read, one of fairchem 1 without ``fixed`` or ``sid``, or
+            an id that comes twice.
     """
     files = _find_files(source)
     rows = _ase_rows(files) if files[0].suffix == _ASE_LMDB else _pickled_rows(files, source)
@@ -63,6 +65,10 @@ def read_structures(source: Path) -> Structures:
         fixed.append(mask)
     if not ids:
         raise InputError(f"data set {str(source)!r} is empty")
+    names, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        doubled = names[counts > 1]
+        raise InputError(f"data set {str(source)!r}: {len(doubled)} ids come more than once, {some(doubled)}")
     return Structures(np.array(ids), np.array([len(mask) for mask in fixed]), np.concatenate(fixed))
 
 
@@ -77,11 +83,16 @@ def _find_files(source: Path) -> list[Path]:
 
 
 def _pickled_rows(files: Sequence[Path], source: Path) -> Iterator[Row]:
-    samples = (sample for path in files for sample in pickles.read_attributes(path, ("sid", "fid", "fixed")))
+    names = ("sid", "fid", "fixed", "natoms")
+    samples = (sample for path in files for sample in pickles.read_attributes(path, names))
     for index, sample in enumerate(samples):
         if "fixed" not in sample or "sid" not in sample:
             raise InputError(f"data set {str(source)!r}: sample {index} has no 'fixed' or no 'sid'")
-        yield structure_name(sample["sid"], sample.get("fid")), np.asarray(sample["fixed"]).reshape(-1) != 0
+        try:
+            fixed = fixed_mask(sample["fixed"], int(sample.get("natoms", np.size(sample["fixed"]))))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"data set {str(source)!r}: sample {index} has {error}") from error
+        yield structure_name(sample["sid"], sample.get("fid")), fixed
 
 
 def _ase_rows(files: Sequence[Path]) -> Iterator[Row]:

@@ -89,6 +89,15 @@ def test_checkpoints(fairchem: Command, best: Path, tmp_path: Path) -> None:
     assert "does not fit the model's settings" in wider
 
 
+def test_ids_of_predictions(fairchem: Command, best: Path, tmp_path: Path) -> None:
+    """Nothing is computed for a file that would keep one result of two."""
+    write_lmdb(tmp_path / "twice", [structure(), structure(fid=1), structure()])
+    words = ["--checkpoint", best, f"--dataset.test.src={tmp_path / 'twice'}"]
+    line = refused(fairchem("predict", tmp_path, *words, ok=False))
+    assert "samples 0 and 2 both have id '7_0'; results need distinct ones" in line
+    assert not (tmp_path / "results").exists()
+
+
 def test_requests_of_ranks(fairchem: Command, tmp_path: Path) -> None:
     def refusal(*words: object, **options: str) -> str:
         return refused(fairchem("train", tmp_path, *words, ok=False, **options))

@@ -132,7 +132,7 @@ def test_a_target_of_some_frames_only_is_refused_or_left_out(
 ) -> None:
     """fairchem would end in the middle of a training, when it makes a batch of both kinds."""
     with_targets(tmp_path, "extxyz", frames(systems=1))
-    write(tmp_path / "more.extxyz", frames(systems=2))
+    write(tmp_path / "more.extxyz", frames(systems=3)[5:])
     arguments = ["convert", str(tmp_path), str(tmp_path / "out")]
     assert main(arguments) == 2
     assert "split 'train' has 'y_relaxed' for 5 of its 15 frames only" in capsys.readouterr().err

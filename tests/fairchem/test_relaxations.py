@@ -16,7 +16,9 @@ from ase.constraints import FixAtoms
 from fairchem.core.datasets import data_list_collater
 from torch_geometric.data import Data
 
+from ocp_scn.data.frames import read_frames
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.v1.checks import relaxed_name
 from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.fairchem.v1.relaxations import (
     Relaxed,
@@ -83,6 +85,31 @@ def test_every_trajectory_ends_with_its_relaxed_structure(tmp_path: Path, full: 
         )
     else:
         assert len(frames["far"]) == len(frames["near"]) == 2
+
+
+@pytest.mark.parametrize("distance", [0.3, 0.001])
+def test_names_of_systems_are_names_of_files_in_the_folder(tmp_path: Path, distance: float) -> None:
+    """Whatever a name has in it, and whether or not a step is needed; converting the files gives it back."""
+    names = ["Cu/O", "../up", "/tmp/up", "a b", "50%2F", "..", ".hidden", "x.y", "müde", "a\\b\n"]
+    folder = tmp_path / "run/trajectories"
+    optimizer = {"maxstep": 0.1, "alpha": 2.0, "damping": 1.0, "traj_dir": str(folder)}
+    settings = relaxation_settings({"relaxation_fmax": FMAX, "relax_opt": optimizer})
+    relaxed = relax(TRAINER, [system(name, distance) for name in names], settings)
+    assert list(relaxed) == names
+    assert sorted(path.suffix for path in folder.iterdir()) == [".traj"] * len(names)
+    assert {frame.sid for frame in read_frames(sorted(folder.iterdir()))} == set(names)
+    results = Results(tmp_path / "run")
+    for name in names:
+        results.add({name: relaxed[name]})
+    assert set(results.read()) == set(names)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"trajectories", "relaxed_parts"}
+
+
+@pytest.mark.parametrize(("name", "length"), [("", 0), ("a" * 241, 241), ("/" * 81, 243)])
+def test_names_that_no_file_can_have(name: str, length: int) -> None:
+    with pytest.raises(InputError, match=f"has {length} characters as a file's name; expected 1 to 240"):
+        relaxed_name(Data(sid=name))
 
 
 def test_file_keeps_every_bit(tmp_path: Path) -> None:

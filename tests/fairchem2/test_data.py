@@ -166,6 +166,32 @@ def test_a_process_started_afresh_opens_the_database_itself(sample):
         assert found.pos.equal(expected.pos)
 
 
+@pytest.mark.parametrize("kind", ["empty", "text", "torn", "pickles"])
+def test_a_dead_database_is_named_skipped_and_never_written_to(tmp_path, capsys, kind):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in/good.traj", frames())
+    dead = tmp_path / "in/dead.aselmdb"
+    if kind == "pickles":
+        lmdb_of(tmp_path / "other.lmdb", {"sid": 1}).rename(dead)
+    elif kind == "torn":
+        with AseLmdbWriter(tmp_path / "whole") as writer:
+            for seed in range(40):
+                writer.write(slab(seed))
+        whole = (tmp_path / "whole/data.0000.aselmdb").read_bytes()
+        dead.write_bytes(whole[: len(whole) // 2])
+    else:
+        dead.write_text("" if kind == "empty" else "text")
+    before = {path: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    arguments = ["convert", str(tmp_path / "in"), str(tmp_path / "out"), "--format", "aselmdb"]
+    assert main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "dead.aselmdb' " in line
+    assert main([*arguments, "--bad-frames", "skip"]) == 0
+    assert "bad: 1 files or frames that cannot be read" in capsys.readouterr().out
+    assert len(list(read_rows([tmp_path / "out/train/data.0000.aselmdb"]))) == 6
+    assert {path: path.read_bytes() for path in (tmp_path / "in").iterdir()} == before
+
+
 class Evil:
     """Something that a pickle may not bring along."""
 

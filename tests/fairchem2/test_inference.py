@@ -13,8 +13,11 @@ from fairchem.core import FAIRChemCalculator
 from fairchem.core.units.mlip_unit import InferenceSettings, load_predict_unit
 from fairchem.core.units.mlip_unit.api.inference import NAME_TO_INFERENCE_SETTING
 
+from ocp_scn.data.aselmdb import AseLmdbWriter
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.v2 import PredictRunner
 from ocp_scn.fairchem.v2.checkpoint import build
+from ocp_scn.submission.structures import read_structures
 from ocp_scn.trained import Trained
 from tests.fairchem2.structures import SETTINGS, SMOOTH, batch_of, conservative, crystal, direct, slab, water
 
@@ -203,3 +206,21 @@ def test_dynamics_conserve_the_energy_of_gradient_forces(checkpoints):
     dynamics.attach(lambda: total.append(atoms.get_total_energy()))
     dynamics.run(30)
     assert np.ptp(total) < 0.02 * atoms.get_kinetic_energy()
+
+
+def test_doubled_ids_are_refused_before_anything_is_predicted(checkpoints, tmp_path, monkeypatch):
+    """And rows without a sid are named by their numbers, as fairchem does."""
+    monkeypatch.setattr("ocp_scn.fairchem.v2.predict.predict", lambda *_: pytest.fail("predicted"))
+    with AseLmdbWriter(tmp_path / "data") as writer:
+        for fid in (0, 1, 0):
+            writer.write(slab(), sid="a", fid=fid)
+    results = tmp_path / "predictions.npz"
+    with pytest.raises(InputError, match="two systems have the id 'a_0'; predictions need distinct ones"):
+        PredictRunner(str(checkpoints / "direct.pt"), str(tmp_path / "data"), str(results)).run()
+    assert not results.exists()
+    monkeypatch.undo()
+    with AseLmdbWriter(tmp_path / "bare") as writer:
+        for seed in (0, 1):
+            writer.write(slab(seed))
+    PredictRunner(str(checkpoints / "direct.pt"), str(tmp_path / "bare"), str(results)).run()
+    assert np.load(results)["ids"].tolist() == read_structures(tmp_path / "bare").ids.tolist() == ["0", "1"]

@@ -68,6 +68,26 @@ def test_unreadable_data_sets(tmp_path):
         read_structures(tmp_path / "bare")
 
 
+def test_doubled_ids_are_refused(tmp_path):
+    """Of what is written for them, half would be scored against the other structure."""
+    fixed = torch.tensor([0, 1])
+    write_lmdb(tmp_path, [Data(sid=7, fid=fid, natoms=2, fixed=fixed) for fid in (3, 4, 3, "4")])
+    with pytest.raises(InputError, match=r"2 ids come more than once, '7_3', '7_4'"):
+        read_structures(tmp_path)
+
+
+@pytest.mark.parametrize("fixed", [[0, 0, 1], np.array([[0], [0], [1]]), torch.tensor([2]), [2]])
+def test_fixed_atoms_in_every_form(tmp_path, fixed):
+    write_lmdb(tmp_path, [Data(sid=7, natoms=3, fixed=fixed)])
+    assert read_structures(tmp_path).fixed.tolist() == [False, False, True]
+
+
+def test_fixed_atoms_that_there_are_not(tmp_path):
+    write_lmdb(tmp_path, [Data(sid=7, natoms=3, fixed=[3, 4])])
+    with pytest.raises(InputError, match=r"sample 0 has fixed=\[3, 4\] of 3 atoms; expected a 0 or 1"):
+        read_structures(tmp_path)
+
+
 def test_data_sets_of_fairchem_2_need_its_packages(tmp_path, monkeypatch):
     """What is missing is named."""
     (tmp_path / "data.0000.aselmdb").touch()

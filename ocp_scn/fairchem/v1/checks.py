@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,17 @@ import torch
 from fairchem.core.common.registry import registry
 
 from ocp_scn.config import SCNConfig
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, UnreadableError, cause
+from ocp_scn.fairchem.files import open_lmdb
 from ocp_scn.fairchem.v1.folders import run_folder
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 from ocp_scn.fairchem.v1.registration import NAMES
 from ocp_scn.fairchem.v1.relaxations import OPTIMIZER_KEYS, relaxation_settings, system_name
+from ocp_scn.predictions import file_name, structure_name
 
+# What a data set that is none, or a sample, ends with.
+_UNREADABLE: tuple[type[Exception], ...] = (lmdb.Error, pickle.UnpicklingError, AssertionError, TypeError)
+_UNREADABLE += (EOFError, AttributeError, KeyError, RuntimeError, ValueError)
 # The data set that each mode cannot do without.
 _NEEDED_SPLIT = {"train": "train", "validate": "val", "predict": "test", "run-relaxations": "relax"}
 
@@ -49,7 +54,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     if mode == "run-relaxations":
         check_relaxation(config)
     targets = list(config.get("outputs", {})) if mode in ("train", "validate") else []
-    keys = {"test": [], "relax": ["sid", "fixed", "tags"]}
+    keys = {"test": ["sid"] if mode == "predict" else [], "relax": ["sid", "fixed", "tags"]}
     sizes = {
         name: check_data_set(f"dataset.{name}", split, keys.get(name, targets))
         for name, split in splits.items()
@@ -58,8 +63,10 @@ def check_run(config: Mapping[str, Any]) -> None:
     if mode == "train":
         _check_schedule(config, sizes["train"])
     _check_checkpoint(config, ours)
+    if mode == "predict":
+        check_samples("dataset.test", splits["test"], "id", predicted_name)
     if mode == "run-relaxations":
-        check_distinct_systems("dataset.relax", splits["relax"])
+        check_samples("dataset.relax", splits["relax"], "sid", relaxed_name)
 
 
 def check_device(config: Mapping[str, Any], local_rank: int) -> None:
@@ -107,19 +114,77 @@ def check_relaxation(config: Mapping[str, Any]) -> None:
         raise InputError(f"task.relax_opt has {unknown!r}; expected {', '.join(OPTIMIZER_KEYS)}")
 
 
-def check_distinct_systems(name: str, settings: Mapping[str, Any]) -> None:
-    """Check that no ``sid`` comes twice in a data set; it names a trajectory and a result."""
+def predicted_name(sample: Any) -> str:
+    """Return a sample's id in the file of predictions."""
+    fid = sample.fid if "fid" in sample else None
+    return structure_name(system_name(sample), fid.item() if isinstance(fid, torch.Tensor) else fid)
+
+
+def relaxed_name(sample: Any) -> str:
+    """Return a sample's id in the file of relaxed structures, which also names the trajectory."""
+    name = system_name(sample)
+    file_name(name)
+    return name
+
+
+def check_samples(name: str, settings: Mapping[str, Any], id_name: str, id_of: Callable[[Any], str]) -> None:
+    """Check that every sample can be read and has an id, and that none has that of another.
+
+    Of two results with one id only one would be kept.
+
+    Args:
+        name: of the section of the configuration.
+        settings: the section.
+        id_name: what the id is called in messages.
+        id_of: returns a sample's id.
+    """
+    source = f"{name}.src={settings['src']!r}"
+    data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
     first: dict[str, int] = {}
-    for index, sample in enumerate(
-        registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
-    ):
-        sid = system_name(sample)
-        if sid in first:
+    kinds: dict[str, str] = {}
+    for index in range(len(data_set)):
+        try:
+            sample = data_set[index]
+            kinds = kinds or _id_kinds(sample)
+            _check_kinds(source, index, _id_kinds(sample), kinds)
+            check_fixed(source, index, sample)
+            found = id_of(sample)
+        except InputError:
+            raise
+        except _UNREADABLE as error:
+            raise InputError(f"{source}: sample {index} cannot be read: {cause(error)}") from error
+        if found in first:
             raise InputError(
-                f"{name}.src={settings['src']!r}: samples {first[sid]} and {index} both have sid {sid!r}; "
-                "relaxations need distinct ones"
+                f"{source}: samples {first[found]} and {index} both have {id_name} {found!r}; "
+                "results need distinct ones"
             )
-        first[sid] = index
+        first[found] = index
+
+
+def _id_kinds(sample: Any) -> dict[str, str]:
+    """Return the types of a sample's ``sid`` and ``fid``, of those that it has."""
+    return {name: type(sample[name]).__name__ for name in ("sid", "fid") if name in sample}
+
+
+def _check_kinds(source: str, index: int, kinds: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    if kinds != expected:
+        raise InputError(
+            f"{source}: sample {index} has ids of {kinds}, sample 0 of {expected}; "
+            "fairchem makes no batch of both"
+        )
+
+
+def check_fixed(source: str, index: int, sample: Any) -> None:
+    """Check that a sample's ``fixed``, if it has any, is a tensor of an entry an atom, as fairchem needs."""
+    if "fixed" not in sample:
+        return
+    shape, expected = getattr(sample["fixed"], "shape", None), (int(sample["natoms"]),)
+    if not isinstance(sample["fixed"], torch.Tensor) or shape != expected:
+        found = f"{type(sample['fixed']).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
+        raise InputError(
+            f"{source}: sample {index} has a fixed that is a {found}; expected a Tensor of shape {expected} "
+            "(python -m ocp_scn.data convert makes it one)"
+        )
 
 
 def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -> int | None:
@@ -136,10 +201,17 @@ def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -
         if source.is_dir() and not list(source.glob("*.lmdb")):
             raise InputError(f"{name}.src={str(source)!r} has no *.lmdb file")
     try:
+        for source in map(Path, sources):
+            for path in source.glob("*.lmdb") if source.is_dir() else [source]:
+                open_lmdb(path).close()
         data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
         size = len(data_set)
         sample = data_set[0] if size else {}
-    except (lmdb.Error, pickle.UnpicklingError, AssertionError, TypeError, EOFError, AttributeError) as error:
+    except UnreadableError as error:
+        raise InputError(f"{name}.src: {error}") from error
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         raise InputError(f"{name}.src={settings['src']!r} cannot be read: {error}") from error
     if not size:
         raise InputError(f"{name}.src={settings['src']!r} has no sample")
@@ -151,6 +223,7 @@ def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -
             f"{name}.src={settings['src']!r}: sample 0 has no {missing[0]!r}; "
             f"it has {', '.join(sorted(sample.keys()))}"
         )
+    check_fixed(f"{name}.src={settings['src']!r}", 0, sample)
     return size
 
 

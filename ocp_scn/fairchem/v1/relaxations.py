@@ -24,6 +24,7 @@ from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import RELAXED_FILE
+from ocp_scn.predictions import file_name
 
 OPTIMIZER_KEYS = ("maxstep", "memory", "damping", "alpha", "traj_dir")  # of a configuration's relax_opt
 RECORD_FILE = "relaxations.json"
@@ -52,10 +53,15 @@ class CompleteLBFGS(LBFGS):
     """fairchem's L-BFGS, whose trajectories end with the relaxed structures.
 
     fairchem writes the systems that go on, after each step: for one that has just converged the last
-    frame is missing, and one that needs no step has none at all.
+    frame is missing, and one that needs no step has none at all. Names of files are those of
+    :func:`~ocp_scn.predictions.file_name`: no system's trajectory leaves the folder.
     """
 
     _moved: torch.Tensor | None = None  # systems that differ from their last frame; None: no frame yet
+
+    def __init__(self, *args: Any, traj_names: Iterable[Any], **settings: Any) -> None:
+        names = traj_names.tolist() if isinstance(traj_names, torch.Tensor) else traj_names
+        super().__init__(*args, traj_names=[file_name(str(name)) for name in names], **settings)
 
     def run(self, fmax: float, steps: int) -> bool:
         """Relax the batch; return whether all systems converged."""
@@ -63,7 +69,7 @@ class CompleteLBFGS(LBFGS):
         converged = super().run(fmax, steps)
         if self.trajectories is not None and self._moved is None:
             for name, atoms in zip(self.traj_names, self.optimizable.get_atoms_list(), strict=True):
-                ase.io.write(self.traj_dir / f"{name}.traj", atoms)
+                ase.io.write(self.traj_dir / f"{name}.traj", atoms, format="traj")
         return converged
 
     def write(self) -> None:
@@ -81,7 +87,8 @@ def relax(trainer: Any, systems: Sequence[Data], settings: dict[str, Any]) -> di
     Args:
         trainer: fairchem's trainer with the model, which has to predict energy and forces.
         systems: initial structures with distinct ``sid``.
-        settings: those of :func:`relaxation_settings`, with a ``relax_opt.traj_dir`` for ``SID.traj``.
+        settings: those of :func:`relaxation_settings`, with a ``relax_opt.traj_dir`` for ``SID.traj``;
+            the name is that of :func:`~ocp_scn.predictions.file_name`.
 
     Returns:
         The relaxed systems by their names.
@@ -195,7 +202,7 @@ class Results:
     def add(self, systems: Mapping[str, Relaxed]) -> None:
         """Keep the systems of a batch."""
         self._parts.mkdir(exist_ok=True)
-        write_relaxed(self._parts / f"{next(iter(systems))}.npz", systems)
+        write_relaxed(self._parts / f"{file_name(next(iter(systems)))}.npz", systems)
 
     def finish(self, systems: Mapping[str, Relaxed]) -> None:
         """Write the file with all systems, and remove the parts."""

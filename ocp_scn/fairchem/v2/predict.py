@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class PredictRunner(Runner):
         self.results.parent.mkdir(parents=True, exist_ok=True)  # fails here rather than in the end
         rank, ranks = distutils.get_rank(), distutils.get_world_size()
         mine = shard_range(len(dataset), self.shard, self.total_shards)[rank::ranks]
+        check_ids(self.src, [_name(_structure(dataset, index)) for index in mine])
         device = distutils.get_device_for_local_rank().split(":")[0]
         unit = load_predict_unit(self.checkpoint, inference_settings="batch", device=device)
         task_name = _task_name(self.task_name, unit.dataset_to_tasks)
@@ -86,7 +88,7 @@ class PredictRunner(Runner):
     def _batches(self, dataset: AseDatabase, indices: range) -> Iterator[list[Any]]:
         batch: list[Any] = []
         for index in indices:
-            atoms = dataset.get_atoms(index)
+            atoms = _structure(dataset, index)
             if batch and sum(map(len, batch)) + len(atoms) > self.max_atoms:
                 yield batch
                 batch = []
@@ -102,9 +104,27 @@ class PredictRunner(Runner):
         """Load nothing."""
 
 
+def check_ids(src: str, names: list[str]) -> None:
+    """Refuse a data set in which systems have one id, on every rank, before anything is predicted.
+
+    Args:
+        src: the data set.
+        names: ids of this rank's systems.
+
+    Raises:
+        InputError: if two systems, of whatever ranks, have one id.
+    """
+    parts = distutils.gather_objects(names)
+    counts = Counter(name for part in parts for name in part) if distutils.is_master() else Counter()
+    twice = [next((name for name, count in counts.items() if count > 1), None)]
+    distutils.broadcast_object_list(twice, src=0)
+    if twice[0] is not None:
+        raise InputError(f"{src}: two systems have the id {twice[0]!r}; predictions need distinct ones")
+
+
 def predict(unit: Any, systems: list[Any], task_name: str) -> list[Prediction]:
     """Return the predictions for a batch of ASE's atoms, whose info has ``sid`` and perhaps ``fid``."""
-    names = [structure_name(atoms.info["sid"], atoms.info.get("fid")) for atoms in systems]
+    names = [_name(atoms) for atoms in systems]
     batch = atomicdata_list_to_batch(
         [
             AtomicData.from_ase(atoms, task_name=task_name, sid=name)
@@ -122,6 +142,17 @@ def predict(unit: Any, systems: list[Any], task_name: str) -> list[Prediction]:
         )
         forces = [part[fixed == 0].to(torch.float32).numpy() for part, fixed in parts]
     return list(zip(names, energies, forces, strict=True))
+
+
+def _structure(dataset: AseDatabase, index: int) -> Any:
+    """Return a row's atoms; a row without a ``sid`` is named by its number, as fairchem does."""
+    atoms = dataset.get_atoms(index)
+    atoms.info.setdefault("sid", index)
+    return atoms
+
+
+def _name(atoms: Any) -> str:
+    return structure_name(atoms.info["sid"], atoms.info.get("fid"))
 
 
 def write_predictions(path: Path, predictions: list[Prediction]) -> None:

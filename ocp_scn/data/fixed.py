@@ -1,0 +1,31 @@
+"""Fixed atoms, in every form in which samples have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def fixed_mask(fixed: Any, natoms: int) -> np.ndarray:
+    """Return which atoms are fixed, (natoms,).
+
+    Args:
+        fixed: a flag an atom (booleans or 0 and 1; a list, an array, a column, a tensor), or indices of
+            fixed atoms. As many zeros and ones as there are atoms are flags.
+        natoms: the number of atoms.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    values = np.asarray(fixed)
+    flat = values.reshape(-1)
+    if flat.size == natoms and flat.dtype.kind in "biuf" and np.isin(flat, (0, 1)).all():
+        return flat != 0
+    indices = flat.size == max(values.shape, default=1) and flat.dtype.kind in "iu"
+    if not flat.size or (indices and flat.min() >= 0 and flat.max() < natoms):
+        mask = np.zeros(natoms, dtype=bool)
+        mask[flat.astype(int)] = True
+        return mask
+    text = " ".join(str(flat[:8].tolist()).split())
+    raise ValueError(f"fixed={text[:70]} of {natoms} atoms; expected a 0 or 1 for each, or indices")

@@ -1,0 +1,96 @@
+"""What is found in a data set before anything is computed for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data
+
+import ocp_scn  # noqa: F401  # registers the data set
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.v1.checks import check_samples, predicted_name, relaxed_name
+from tests.samples import write_lmdb
+
+
+def check(folder: Path, samples: list[Data], id_name: str = "id", **settings: int) -> None:
+    write_lmdb(folder, samples)
+    id_of = {"id": predicted_name, "sid": relaxed_name}[id_name]
+    check_samples("dataset.test", {"src": str(folder), **settings}, id_name, id_of)
+
+
+def sample(**values: object) -> Data:
+    return Data(**{"natoms": 2, "fixed": torch.tensor([0, 1]), **values})
+
+
+@pytest.mark.parametrize("fids", [(0, 1), ("frame0", "frame1"), (torch.tensor(0), torch.tensor([1]))])
+def test_frames_of_one_system_are_several_predictions_and_one_relaxation(tmp_path: Path, fids: tuple) -> None:
+    samples = [sample(sid=7, fid=fid) for fid in fids]
+    check(tmp_path / "predictions", samples)
+    with pytest.raises(InputError, match="samples 0 and 1 both have sid '7'; results need distinct ones"):
+        check(tmp_path / "relaxations", samples, "sid")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"sid": 1, "fid": 2}, {"sid": 1, "fid": 2}),
+        (
+            {"sid": torch.tensor(1), "fid": torch.tensor(2)},
+            {"sid": torch.tensor([1]), "fid": torch.tensor([2])},
+        ),
+        ({"sid": "1_2"}, {"sid": "1_2"}),
+        ({"sid": "1", "fid": "2"}, {"sid": "1", "fid": "2"}),
+    ],
+)
+def test_one_id_of_two_samples_is_refused(tmp_path: Path, one: dict, other: dict) -> None:
+    between = {name: "5" if isinstance(value, str) else value + 4 for name, value in one.items()}
+    samples = [sample(**one), sample(**between), sample(**other)]
+    with pytest.raises(InputError, match="samples 0 and 2 both have id '1_2'; results need distinct ones"):
+        check(tmp_path, samples)
+    check(tmp_path, samples, shard=0, total_shards=2)  # the other one is of another job
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [({"fid": 3}, {"fid": "3"}), ({"fid": 3}, {}), ({}, {"fid": 3}), ({}, {"sid": "1"})]
+)
+def test_ids_of_several_kinds_are_refused(tmp_path: Path, one: dict, other: dict) -> None:
+    """fairchem makes no batch of them, or forgets the numbers of frames."""
+    samples = [sample(**{"sid": 0, **one}), sample(**{"sid": 1, **other})]
+    with pytest.raises(InputError, match=r"sample 1 has ids of .*, sample 0 of .*; fairchem makes no batch"):
+        check(tmp_path, samples)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "found"),
+    [
+        ([0, 1], "list"),
+        (np.array([0, 1]), r"ndarray of shape \(2,\)"),
+        (torch.tensor([[0], [1]]), r"Tensor of shape \(2, 1\)"),
+        (torch.tensor([1]), r"Tensor of shape \(1,\)"),
+    ],
+)
+def test_fixed_atoms_that_fairchem_does_not_take(tmp_path: Path, fixed: object, found: str) -> None:
+    samples = [sample(sid=1), sample(sid=2, fixed=fixed)]
+    with pytest.raises(
+        InputError, match=rf"sample 1 has a fixed that is a {found}; expected a Tensor of shape"
+    ):
+        check(tmp_path, samples)
+
+
+@pytest.mark.parametrize("sid", [None, torch.tensor([1, 2])])
+def test_samples_without_an_id(tmp_path: Path, sid: torch.Tensor | None) -> None:
+    with pytest.raises(InputError, match=r"dataset.test.src=.*: sample 1 "):
+        check(tmp_path, [sample(sid=torch.tensor([0])), sample(sid=sid)])
+
+
+def test_a_damaged_sample(tmp_path: Path) -> None:
+    write_lmdb(tmp_path, [sample(sid=0), sample(sid=1)])
+    environment = lmdb.open(str(tmp_path / "data.lmdb"), subdir=False)
+    with environment, environment.begin(write=True) as transaction:
+        transaction.put(b"1", b"noise")
+    with pytest.raises(InputError, match="sample 1 cannot be read: "):
+        check_samples("dataset.test", {"src": str(tmp_path)}, "id", predicted_name)
