@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase import Atoms
 from e3nn import o3
 from fairchem.core.modules.normalization.normalizer import create_normalizer
+from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
 
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
@@ -326,3 +328,14 @@ def test_c23_derivatives():
     force, stress = [-(plus - minus) / (2 * step) for plus, minus in zip(*energies, strict=True)]
     assert out["forces"][0, 2].item() == pytest.approx(force, rel=1e-6)
     assert out["stress"][0, 1, 1].item() == pytest.approx(-stress / 125, rel=1e-6)
+
+
+def test_c24_cell_vectors(model):
+    atoms = Atoms("OH", positions=[[0, 0, 0], [0, 0, 0.97]], cell=[7.0, 8.0, 0.0], pbc=True)
+    to_data = AtomsToGraphs(r_edges=False, r_pbc=True).convert
+    bare = structure(cell=torch.diag(torch.tensor([7.0, 8.0, 0.0]))[None])
+    for batch in (Batch.from_data_list([to_data(atoms)]), bare):
+        with pytest.raises(InputError, match="periodic along c without a cell vector"):
+            model(batch)
+    atoms.pbc = [True, True, False]
+    model(Batch.from_data_list([to_data(atoms)]))

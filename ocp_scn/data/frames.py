@@ -24,6 +24,7 @@ from ase.neighborlist import neighbor_list
 from ocp_scn.data import pickles
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.systems import boundary_fault
 
 _XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _TRAJECTORY = (".traj",)
@@ -138,9 +139,10 @@ def find_fault(
             return f"not finite: {name}"
     if atoms.numbers.max() >= max_num_elements:
         return f"element {atoms.numbers.max()} is beyond {max_num_elements - 1}"
-    if len(neighbor_list("i", atoms, min_distance)) > 0:
+    fault = boundary_fault(atoms)
+    if fault is None and len(neighbor_list("i", atoms, min_distance)) > 0:
         return "atoms overlap"
-    return None
+    return fault
 
 
 def _read_samples(path: Path) -> Iterator[Frame]:
