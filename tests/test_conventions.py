@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
@@ -14,6 +15,7 @@ from torch_geometric.data import Batch, Data
 
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
 from ocp_scn.fairchem.neighbors import find_edges
+from ocp_scn.fairchem.v1.relaxations import to_atoms
 from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
 from ocp_scn.sphere import (
@@ -339,3 +341,15 @@ def test_c24_cell_vectors(model):
             model(batch)
     atoms.pbc = [True, True, False]
     model(Batch.from_data_list([to_data(atoms)]))
+
+
+def test_c25_relaxed_structures():
+    for pbc in ([False, False, False], [True, True, False], [True, True, True]):
+        data = structure(pbc=torch.tensor([pbc]), fixed=torch.zeros(3), tags=torch.zeros(3))
+        data.pos -= 6.0
+        results = {"energy": torch.tensor([[-1.5]]), "forces": torch.ones(3, 3)}
+        (atoms,) = to_atoms(data, results)
+        assert atoms.pbc.tolist() == pbc
+        assert np.array_equal(atoms.cell, data.cell[0])
+        assert np.array_equal(atoms.positions, data.pos)
+        assert (atoms.get_potential_energy(), atoms.get_forces().tolist()) == (-1.5, [[1.0] * 3] * 3)
