@@ -1,5 +1,6 @@
 """One short test for each line of docs/conventions.md, under the line's number."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -8,12 +9,19 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixCartesian, FixCom, FixScaled
+from ase.io import write
 from e3nn import o3
+from fairchem.core.datasets import LmdbDataset
 from fairchem.core.modules.normalization.normalizer import create_normalizer
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
 
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
+from ocp_scn.data.__main__ import main
+from ocp_scn.data.constraints import held_atoms
+from ocp_scn.data.frames import read_frames
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.fairchem.v1.relaxations import to_atoms
 from ocp_scn.graph import build_graph, sort_by_target
@@ -353,3 +361,19 @@ def test_c25_relaxed_structures():
         assert np.array_equal(atoms.cell, data.cell[0])
         assert np.array_equal(atoms.positions, data.pos)
         assert (atoms.get_potential_energy(), atoms.get_forces().tolist()) == (-1.5, [[1.0] * 3] * 3)
+
+
+def test_c26_fixed_atoms(tmp_path):
+    atoms = Atoms("Cu3", positions=[[0, 0, 0], [0, 0, 3], [0, 3, 0]], cell=[6, 6, 6], pbc=True)
+    forces = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=forces)
+    atoms.set_constraint([FixScaled([0]), FixCartesian([1], (True, True, False)), FixCom()])
+    write(tmp_path / "frame.traj", atoms)
+    (frame,) = read_frames([tmp_path / "frame.traj"])
+    assert held_atoms(frame.atoms).tolist() == [True, False, False]
+    assert frame.forces.tolist() == forces.tolist()
+    assert main(["convert", str(tmp_path / "frame.traj"), str(tmp_path / "out")]) == 0
+    (sample,) = LmdbDataset({"src": str(tmp_path / "out/train")})
+    assert sample.fixed.tolist() == [1, 0, 0]
+    stdev = json.loads((tmp_path / "out/conversion.json").read_text())["normalizer"]["forces"]["stdev"]
+    assert stdev == pytest.approx(np.sqrt(np.square(forces[1:]).mean()))

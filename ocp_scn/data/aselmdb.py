@@ -20,6 +20,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from ocp_scn.data.constraints import held_atoms
+
 CALCULATED = ("energy", "forces", "stress")
 # The database looks through a list of its rows for every new one.
 _ROWS_OF_A_FILE = 10_000
@@ -101,8 +103,8 @@ def _digest(atoms: Atoms, data: dict[str, Any]) -> int:
     """Return a checksum of everything that a row has to keep."""
     known = {} if atoms.calc is None else atoms.calc.results
     results = {name: known[name] for name in CALCULATED if name in known}
-    fixed = [constraint.index for constraint in atoms.constraints]
-    parts = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_tags(), *fixed]
+    fixed = held_atoms(atoms)
+    parts = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_tags(), fixed]
     parts += [value for _, value in sorted({**results, **data}.items())]
     return zlib.crc32(b"|".join(_bytes(part) for part in parts))
 

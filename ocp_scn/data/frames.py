@@ -6,7 +6,7 @@ import lzma
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,11 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
-from ase.constraints import FixAtoms
 from ase.io.formats import open_with_compression
 from ase.neighborlist import neighbor_list
 
 from ocp_scn.data import pickles
+from ocp_scn.data.constraints import fix_held_atoms
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.systems import boundary_fault
@@ -34,7 +34,8 @@ _ASE_LMDB = (".aselmdb",)
 READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
 # Targets beside energy and forces, in a frame's info, its per-atom columns or a database row.
 ENERGY_TARGETS = ("y_init", "y_relaxed", "energy_relaxed")
-_TARGETS = (*ENERGY_TARGETS, "pos_relaxed", "stress")
+RELAXED_TARGETS = (*ENERGY_TARGETS, "pos_relaxed")
+_TARGETS = (*RELAXED_TARGETS, "stress")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Frame:
     """One calculated structure.
 
     Attributes:
-        atoms: the structure, tags and fixed atoms included.
+        atoms: the structure, tags and fixed atoms (``FixAtoms``) included.
         sid: name of its system; frames of one relaxation share it.
         fid: number of the frame within the system; None where the source says that there is only one.
         energy: eV, the reference column of an OC20 pair subtracted; None if not calculated.
@@ -50,6 +51,7 @@ class Frame:
         origin: file and position in it, for messages.
         targets: what else the source says of it, such as ``stress`` (eV/Å³), ``y_relaxed`` and
             ``pos_relaxed``.
+        lost: kinds of its constraints that fixed atoms do not tell all of.
     """
 
     atoms: Atoms
@@ -59,6 +61,7 @@ class Frame:
     forces: np.ndarray | None
     origin: str
     targets: dict[str, Any] = field(default_factory=dict)
+    lost: Sequence[str] = ()
 
 
 def find_files(source: Path) -> list[Path]:
@@ -98,14 +101,16 @@ def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
             fid = int(fid if fid is not None else keys.get("fid", counter[sid]))
             counter[sid] += 1
             energy = _calculated(atoms, "energy")
+            lost = _fix_atoms(atoms, origin)
             yield Frame(
-                atoms=_with_fixed_atoms(atoms),
+                atoms=atoms,
                 sid=sid,
                 fid=fid,
                 energy=None if energy is None else float(energy) - reference,
                 forces=_calculated(atoms, "forces"),
                 origin=origin,
                 targets=_targets(atoms, keys, origin),
+                lost=lost,
             )
 
 
@@ -157,6 +162,7 @@ def _read_samples(path: Path) -> Iterator[Frame]:
             forces=None if forces is None else np.asarray(forces, dtype=np.float64).reshape(-1, 3),
             origin=f"{path.name}#{index}",
             targets=properties,
+            lost=_fix_atoms(atoms, f"{path.name}#{index}"),
         )
 
 
@@ -252,8 +258,12 @@ def _targets(atoms: Atoms, keys: dict[str, Any], origin: str) -> dict[str, Any]:
     return found
 
 
-def _with_fixed_atoms(atoms: Atoms) -> Atoms:
-    """Turn a per-atom array ``fixed`` into the constraint that fairchem reads."""
-    if "fixed" in atoms.arrays:
-        atoms.set_constraint(FixAtoms(mask=atoms.arrays["fixed"].astype(bool)))
-    return atoms
+def _fix_atoms(atoms: Atoms, origin: str) -> list[str]:
+    """Leave ``FixAtoms`` alone of the constraints; return the kinds of those that it does not tell all of."""
+    column = atoms.arrays.get("fixed")
+    if column is not None and (column.dtype.kind not in "biuf" or column.ndim > 1):
+        raise InputError(f"{origin} has fixed={column[0]!r} of an atom; expected a number or T or F")
+    try:
+        return fix_held_atoms(atoms, None if column is None else column.astype(bool))
+    except (IndexError, np.linalg.LinAlgError) as error:
+        raise InputError(f"{origin} has a constraint that does not fit its atoms or cell: {error}") from error
