@@ -93,13 +93,13 @@ class Report:
 
     def normalizer(self) -> dict[str, dict[str, float]]:
         """Return mean and stdev of the training targets, as a configuration's ``normalizer`` has them."""
-        if not self.energy:
-            return {}
-        energy = np.array(self.energy)
-        return {
-            "energy": {"mean": float(energy.mean()), "stdev": float(energy.std())},
-            "forces": {"mean": 0.0, "stdev": float(np.sqrt(self.forces_sum2 / max(1, self.forces_count)))},
-        }
+        found = {}
+        if self.energy:
+            found["energy"] = {"mean": float(np.mean(self.energy)), "stdev": float(np.std(self.energy))}
+        if self.forces_count:
+            stdev = float(np.sqrt(self.forces_sum2 / self.forces_count))
+            found["forces"] = {"mean": 0.0, "stdev": stdev}
+        return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -298,9 +298,10 @@ def _write(frame: Frame, writer: Writer) -> None:
 
 def _count(frame: Frame, report: Report) -> None:
     """Add a training frame's labels to what the normalizer is made of."""
-    if frame.energy is None or frame.forces is None:
+    if frame.energy is not None:
+        report.energy.append(frame.energy)
+    if frame.forces is None:
         return
-    report.energy.append(frame.energy)
     free = ~held_atoms(frame.atoms)
     report.forces_sum2 += float(np.square(frame.forces[free]).sum())
     report.forces_count += 3 * int(free.sum())

@@ -42,7 +42,8 @@ def train_on(fairchem: Command, folder: Path, *samples: Data) -> str:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"energy": None}, "sample 0 has no 'energy'"),
+        ({"energy": None}, "no sample has 'energy'; sample 0 has atomic_numbers, cell,"),
+        ({"forces": torch.full((2, 3), torch.nan)}, "system 7 has forces that are not finite numbers"),
         ({"atomic_numbers": torch.tensor([6, 95])}, "atomic number 95 in system 7, atom 1"),
         ({"pos": torch.tensor([[0.0, 0.0, 0.0], [torch.nan, 0.0, 0.0]])}, "in system 7, atom 1"),
         (
