@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch_geometric.data import Data
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v1.labels import LabelledLoss, LabelledTrainer, collate
 from ocp_scn.fairchem.v1.lmdb import to_graph
+from ocp_scn.report.figures import plot_parity
+from ocp_scn.report.predictions import data_sets, metrics
+from tests.samples import write_lmdb
 
 TARGETS = ("energy", "forces")
 METRICS = {
@@ -191,3 +195,26 @@ def test_a_label_that_is_not_finite_is_no_missing_one(name: str, value: Any) -> 
     first[name] = value
     with pytest.raises(InputError, match=f"system 0 has {name} that are not finite numbers"):
         batch_of(first, second)
+
+
+def test_a_report_compares_what_is_labelled(tmp_path: Path) -> None:
+    whole = samples()
+    some = [without(data, *names) for data, names in zip(whole, CASES[1], strict=True)]
+    write_lmdb(tmp_path / "some", some)
+    write_lmdb(tmp_path / "both", [data for data, names in zip(whole, CASES[1], strict=True) if not names])
+    some_targets, both = (
+        data_sets({"dataset": {"src": str(tmp_path / name)}}, [])["train"] for name in ("some", "both")
+    )
+    assert both.forces is not None
+    assert some_targets.forces is not None
+    known = ~some_targets.forces.isnan().any(dim=1)
+    zero, energy = torch.zeros_like(some_targets.forces), torch.ones(5, dtype=torch.float64)
+    found = metrics(energy, zero, some_targets)
+    expected = metrics(energy[: len(both.ids)], zero[known], both)
+    for name in ("forces_mae", "energy_forces_within_threshold"):
+        assert found[name] == pytest.approx(expected[name])
+    assert found["energy_mae"] == pytest.approx(
+        np.mean([abs(data.energy - 1) for data in some if "energy" in data])
+    )
+    plot_parity(tmp_path / "parity.png", "some", {"forces": (some_targets.forces, zero)})
+    assert (tmp_path / "parity.png").stat().st_size > 0

@@ -111,7 +111,7 @@ def _labelled(target: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     """Return which systems (B,) have all labels of these names."""
     known = torch.ones(len(target["natoms"]), dtype=torch.bool, device=target["natoms"].device)
     for name in names:
-        missing = target[name].flatten(1).isnan().any(dim=1)
+        missing = target[name][:, None].flatten(1).isnan().any(dim=1)
         known[_systems_of_forces(target)[missing] if name == "forces" else missing] = False
     return known
 
