@@ -193,7 +193,7 @@ def test_samples_keep_what_they_have(kind: Any) -> None:
 def test_a_label_that_is_not_finite_is_no_missing_one(name: str, value: Any) -> None:
     first, second = samples()[:2]
     first[name] = value
-    with pytest.raises(InputError, match=f"system 0 has {name} that are not finite numbers"):
+    with pytest.raises(InputError, match=f"system 0 has {name} with numbers that are not finite"):
         batch_of(first, second)
 
 

@@ -90,7 +90,7 @@ def test_labels_that_no_row_has_or_that_are_not_finite_are_named(tmp_path: Path)
         AseDatabase(config)
     data = AseDatabase({**config, "key_mapping": {"energy": "oc20_energy"}})
     assert float(data[0].oc20_energy) == -1.0
-    with pytest.raises(InputError, match="row 1 has energy that are not finite numbers"):
+    with pytest.raises(InputError, match="row 1 has energy with numbers that are not finite"):
         data[1]
     assert "energy" not in AseDatabase({"src": str(tmp_path / "out")}).get_atoms(0).info
 

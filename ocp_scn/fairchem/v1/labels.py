@@ -51,7 +51,7 @@ def _nothing(name: str, natoms: int, example: Any) -> Any:
 
 def _refuse_label(samples: Sequence[Data], name: str) -> None:
     wrong = next(s for s in samples if name in s and not torch.as_tensor(s[name]).isfinite().all())
-    raise InputError(f"system {wrong.get('sid', '?')} has {name} that are not finite numbers")
+    raise InputError(f"system {wrong.get('sid', '?')} has {name} with numbers that are not finite")
 
 
 class LabelledLoss(nn.Module):

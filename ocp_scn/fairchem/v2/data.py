@@ -68,7 +68,8 @@ class AseDatabase(AseDBDataset):
             if label not in known:
                 atoms.info[label] = np.full(_SHAPES[label](len(atoms)), np.inf)[()]
             elif not np.isfinite(known[label]).all():
-                raise InputError(f"{self.config['src']}: row {idx} has {label} that are not finite numbers")
+                source = self.config["src"]
+                raise InputError(f"{source}: row {idx} has {label} with numbers that are not finite")
         return atoms
 
     @property
