@@ -1,23 +1,33 @@
 """One short test for each line of docs/conventions.md, under the line's number."""
 
+import json
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixCartesian, FixCom, FixScaled
 from ase.io import write
 from e3nn import o3
+from fairchem.core.datasets import LmdbDataset
 from fairchem.core.modules.normalization.normalizer import create_normalizer
+from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
 
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
+from ocp_scn.data.__main__ import main
+from ocp_scn.data.constraints import held_atoms
 from ocp_scn.data.frames import find_files, read_frames
 from ocp_scn.data.labels import LabelKeys, read_labels
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.fairchem.v1.checks import check_samples, predicted_name
+from ocp_scn.fairchem.v1.relaxations import to_atoms
 from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
 from ocp_scn.predictions import structure_name
@@ -372,3 +382,42 @@ def test_c25_virial():
         virial.append(-(ends[0] - ends[1]) / (2 * step))
     found = read_labels({"virial": virial}, atoms, LabelKeys(), "here").targets
     assert found["stress"].tolist() == pytest.approx(atoms.get_stress().tolist(), abs=1e-6)
+
+
+def test_c26_cell_vectors(model):
+    atoms = Atoms("OH", positions=[[0, 0, 0], [0, 0, 0.97]], cell=[7.0, 8.0, 0.0], pbc=True)
+    to_data = AtomsToGraphs(r_edges=False, r_pbc=True).convert
+    bare = structure(cell=torch.diag(torch.tensor([7.0, 8.0, 0.0]))[None])
+    for batch in (Batch.from_data_list([to_data(atoms)]), bare):
+        with pytest.raises(InputError, match="periodic along c without a cell vector"):
+            model(batch)
+    atoms.pbc = [True, True, False]
+    model(Batch.from_data_list([to_data(atoms)]))
+
+
+def test_c27_relaxed_structures():
+    for pbc in ([False, False, False], [True, True, False], [True, True, True]):
+        data = structure(pbc=torch.tensor([pbc]), fixed=torch.zeros(3), tags=torch.zeros(3))
+        data.pos -= 6.0
+        results = {"energy": torch.tensor([[-1.5]]), "forces": torch.ones(3, 3)}
+        (atoms,) = to_atoms(data, results)
+        assert atoms.pbc.tolist() == pbc
+        assert np.array_equal(atoms.cell, data.cell[0])
+        assert np.array_equal(atoms.positions, data.pos)
+        assert (atoms.get_potential_energy(), atoms.get_forces().tolist()) == (-1.5, [[1.0] * 3] * 3)
+
+
+def test_c28_fixed_atoms(tmp_path):
+    atoms = Atoms("Cu3", positions=[[0, 0, 0], [0, 0, 3], [0, 3, 0]], cell=[6, 6, 6], pbc=True)
+    forces = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=forces)
+    atoms.set_constraint([FixScaled([0]), FixCartesian([1], (True, True, False)), FixCom()])
+    write(tmp_path / "frame.traj", atoms)
+    (frame,) = read_frames([tmp_path / "frame.traj"])
+    assert held_atoms(frame.atoms).tolist() == [True, False, False]
+    assert frame.forces.tolist() == forces.tolist()
+    assert main(["convert", str(tmp_path / "frame.traj"), str(tmp_path / "out")]) == 0
+    (sample,) = LmdbDataset({"src": str(tmp_path / "out/train")})
+    assert sample.fixed.tolist() == [1, 0, 0]
+    stdev = json.loads((tmp_path / "out/conversion.json").read_text())["normalizer"]["forces"]["stdev"]
+    assert stdev == pytest.approx(np.sqrt(np.square(forces[1:]).mean()))

@@ -19,6 +19,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from ocp_scn.data.constraints import held_atoms
 from ocp_scn.fairchem.files import open_lmdb
 
 CALCULATED = ("energy", "forces", "stress")
@@ -102,8 +103,8 @@ def _digest(atoms: Atoms, data: dict[str, Any]) -> int:
     """Return a checksum of everything that a row has to keep."""
     known = {} if atoms.calc is None else atoms.calc.results
     results = {name: known[name] for name in CALCULATED if name in known}
-    fixed = [constraint.index for constraint in atoms.constraints]
-    parts = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_tags(), *fixed]
+    fixed = held_atoms(atoms)
+    parts = [atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_tags(), fixed]
     parts += [value for _, value in sorted({**results, **data}.items())]
     return zlib.crc32(b"|".join(_bytes(part) for part in parts))
 

@@ -16,10 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ocp_scn.data import pickles
+from ocp_scn.data.constraints import held_atoms
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import Writer, add_format_argument, writer
 from ocp_scn.data.frames import Frame, find_fault, find_files, foreign_files, read_frames
-from ocp_scn.data.labels import ENERGY_TARGETS, LabelKeys
+from ocp_scn.data.labels import ENERGY_TARGETS, RELAXED_TARGETS, LabelKeys
 from ocp_scn.data.references import LinearReferences, ReferenceFit
 from ocp_scn.data.splits import TRAIN, Rule, parse_rules, parts_systems, split_of
 from ocp_scn.errors import InputError, UnreadableError
@@ -48,6 +49,9 @@ class Report:
     not_taken: Counter[str] = field(default_factory=Counter)  # frames that say something by another name
     targets: dict[str, Counter[str]] = field(default_factory=dict)  # frames that have each, by split
     left_out: set[str] = field(default_factory=set)  # targets that were dropped
+    lost: Counter[str] = field(default_factory=Counter)  # frames, by kind of constraint that is not kept
+    fixed: int = 0  # atoms of all frames
+    tagged: int = 0  # frames with atoms of different tags, as slabs have
     energy: list[float] = field(default_factory=list)  # training energies as written, eV
     forces_sum2: float = 0.0  # sum of squared force components on free training atoms, (eV/Å)²
     forces_count: int = 0
@@ -74,6 +78,27 @@ class Report:
                         f"--leave-out {name} keeps it for none"
                     )
 
+    def add(self, frame: Frame, split: str) -> None:
+        """Count what a frame that was written has."""
+        self.targets.setdefault(split, Counter()).update(frame.targets.keys())
+        self.lost.update(frame.lost)
+        self.fixed += int(held_atoms(frame.atoms).sum())
+        self.tagged += len(np.unique(frame.atoms.get_tags())) > 1
+
+    def warnings(self) -> list[str]:
+        """Return what a user may not expect of the data set, a line each."""
+        lines = []
+        if self.lost:
+            kinds = ", ".join(f"{kind} ({count} frames)" for kind, count in sorted(self.lost.items()))
+            lines.append(f"constraints not kept: {kinds}; only atoms held in all three directions are fixed")
+        relaxed = any(count[name] for count in self.targets.values() for name in RELAXED_TARGETS)
+        if not self.fixed and (relaxed or self.tagged):
+            lines.append(
+                "no atom is fixed; where relaxations held some, a per-atom column 'fixed' has to name them "
+                "(ASE's extxyz files have no constraints unless 'move_mask' is among their columns)"
+            )
+        return lines
+
     def summary(self) -> dict[str, Any]:
         """Return what ``conversion.json`` keeps."""
         return {
@@ -83,18 +108,19 @@ class Report:
             "bad": dict(self.bad),
             "bad_frames": self.bad_frames,
             "not_taken": dict(self.not_taken),
+            "constraints_not_kept": dict(self.lost),
             "normalizer": self.normalizer(),
         }
 
     def normalizer(self) -> dict[str, dict[str, float]]:
         """Return mean and stdev of the training targets, as a configuration's ``normalizer`` has them."""
-        if not self.energy:
-            return {}
-        energy = np.array(self.energy)
-        return {
-            "energy": {"mean": float(energy.mean()), "stdev": float(energy.std())},
-            "forces": {"mean": 0.0, "stdev": float(np.sqrt(self.forces_sum2 / max(1, self.forces_count)))},
-        }
+        found = {}
+        if self.energy:
+            found["energy"] = {"mean": float(np.mean(self.energy)), "stdev": float(np.std(self.energy))}
+        if self.forces_count:
+            stdev = float(np.sqrt(self.forces_sum2 / self.forces_count))
+            found["forces"] = {"mean": 0.0, "stdev": stdev}
+        return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +217,8 @@ def run(args: argparse.Namespace) -> None:
     foreign = foreign_files(args.source)
     if foreign:
         print(f"  not read: {len(foreign)} files of other kinds, such as {foreign[0]}")
+    for line in report.warnings():
+        print(f"warning: {line}", file=sys.stderr)
     for target, values in report.normalizer().items():
         print(f"  normalizer of {target}: mean {values['mean']:.6g}, stdev {values['stdev']:.6g}")
 
@@ -214,7 +242,7 @@ def convert(args: argparse.Namespace) -> Report:
             for read, split in _good_frames(args, files, rules, report, references):
                 frame = read if references is None else _referred(read, references)
                 _write(frame, writers[split])
-                report.targets.setdefault(split, Counter()).update(frame.targets.keys())
+                report.add(frame, split)
                 if split == TRAIN:
                     _count(frame, report)
             report.check_splits(args, rules)
@@ -351,11 +379,10 @@ def _write(frame: Frame, writer: Writer) -> None:
 
 def _count(frame: Frame, report: Report) -> None:
     """Add a training frame's labels to what the normalizer is made of."""
-    if frame.energy is None or frame.forces is None:
+    if frame.energy is not None:
+        report.energy.append(frame.energy)
+    if frame.forces is None:
         return
-    report.energy.append(frame.energy)
-    free = np.ones(len(frame.atoms), dtype=bool)
-    for constraint in frame.atoms.constraints:
-        free[constraint.index] = False
+    free = ~held_atoms(frame.atoms)
     report.forces_sum2 += float(np.square(frame.forces[free]).sum())
     report.forces_count += 3 * int(free.sum())

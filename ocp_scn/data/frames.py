@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,15 +19,16 @@ import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
 from ase.io.formats import open_with_compression
 from ase.neighborlist import neighbor_list
 
 from ocp_scn.data import pickles
+from ocp_scn.data.constraints import fix_held_atoms
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.data.labels import ENERGY_TARGETS, LabelKeys, read_labels, virial_fault
 from ocp_scn.errors import InputError, UnreadableError, cause, refuse
+from ocp_scn.fairchem.systems import boundary_fault
 
 _XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _TRAJECTORY = (".traj",)
@@ -47,7 +48,7 @@ class Frame:
     """One calculated structure.
 
     Attributes:
-        atoms: the structure, tags and fixed atoms included.
+        atoms: the structure, tags and fixed atoms (``FixAtoms``) included.
         sid: name of its system; frames of one relaxation share it.
         fid: number of the frame within the system; None where the source says that there is only one.
         energy: eV, the reference column of an OC20 pair subtracted; None if not calculated.
@@ -56,6 +57,7 @@ class Frame:
         targets: what else the source says of it, such as ``stress`` (eV/Å³), ``y_relaxed`` and
             ``pos_relaxed``.
         others: names of what the source says and nothing above has.
+        lost: kinds of its constraints that fixed atoms do not tell all of.
     """
 
     atoms: Atoms
@@ -66,6 +68,7 @@ class Frame:
     origin: str
     targets: dict[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    lost: Sequence[str] = ()
 
 
 def find_files(source: Path) -> list[Path]:
@@ -171,8 +174,9 @@ def _read_calculations(
         try:
             results = {} if atoms.calc is None else atoms.calc.results
             labels = read_labels({**atoms.arrays, **info, **results}, atoms, keys, origin)
+            lost = _fix_atoms(atoms, info, origin)
             frame = Frame(
-                atoms=_with_fixed_atoms(atoms, info, origin),
+                atoms=atoms,
                 sid=sid,
                 fid=_frame_number(fid if fid is not None else info.get("fid", position), origin),
                 energy=None if labels.energy is None else labels.energy - reference,
@@ -180,6 +184,7 @@ def _read_calculations(
                 origin=origin,
                 targets=labels.targets,
                 others=tuple(other for other in labels.others if other not in _STRUCTURE),
+                lost=lost,
             )
         except UnreadableError as error:
             unreadable(error)
@@ -222,9 +227,10 @@ def find_fault(
             return f"not finite: {name}"
     if atoms.numbers.max() >= max_num_elements:
         return f"element {atoms.numbers.max()} is beyond {max_num_elements - 1}"
-    if len(neighbor_list("i", atoms, min_distance)) > 0:
+    fault = boundary_fault(atoms)
+    if fault is None and len(neighbor_list("i", atoms, min_distance)) > 0:
         return "atoms overlap"
-    return virial_fault(atoms, frame.targets)
+    return fault or virial_fault(atoms, frame.targets)
 
 
 def _read_samples(
@@ -237,8 +243,9 @@ def _read_samples(
             labels = read_labels(properties, atoms, keys, origin)
             fid = properties.get("fid")
             kept = [other for other in labels.others if other not in {"sid", "fid", "fixed", *vars(keys)}]
+            lost = _fix_atoms(atoms, properties, origin)
             frame = Frame(
-                atoms=_with_fixed_atoms(atoms, properties, origin),
+                atoms=atoms,
                 sid=str(properties.get("sid", f"{system_of(name)}-{index}")),
                 fid=None if fid is None else _frame_number(fid, origin),
                 energy=labels.energy,
@@ -246,6 +253,7 @@ def _read_samples(
                 origin=origin,
                 targets={**{other: properties[other] for other in kept}, **labels.targets},
                 others=tuple(other for other in labels.others if other in vars(keys)),
+                lost=lost,
             )
         except UnreadableError as error:
             unreadable(error)
@@ -347,13 +355,18 @@ def _text_file(path: Path) -> Path:
     return path.with_name(_stem(path.name) + ".txt")
 
 
-def _with_fixed_atoms(atoms: Atoms, keys: dict[str, Any], origin: str) -> Atoms:
-    """Turn ``fixed``, a per-atom array or one of the keys, into the constraint that fairchem reads."""
-    fixed = atoms.arrays.get("fixed", keys.get("fixed"))
-    if fixed is None:
-        return atoms
+def _fix_atoms(atoms: Atoms, keys: Mapping[str, Any], origin: str) -> list[str]:
+    """Leave ``FixAtoms`` alone of the constraints; return the kinds of those that it does not tell all of.
+
+    Atoms that ``fixed`` names, a per-atom array or one of the keys, are fixed too.
+    """
+    column = atoms.arrays.get("fixed", keys.get("fixed"))
     try:
-        atoms.set_constraint(FixAtoms(mask=fixed_mask(fixed, len(atoms))))
+        mask = None if column is None else fixed_mask(column, len(atoms))
     except ValueError as error:
         raise UnreadableError(f"{origin} has {error}") from error
-    return atoms
+    try:
+        return fix_held_atoms(atoms, mask)
+    except (IndexError, ValueError) as error:
+        message = f"{origin} has a constraint that does not fit its atoms or cell: {error}"
+        raise UnreadableError(message) from error

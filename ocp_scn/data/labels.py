@@ -13,6 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from ocp_scn.errors import UnreadableError
 
 ENERGY_TARGETS = ("y_init", "y_relaxed", "energy_relaxed")
+RELAXED_TARGETS = (*ENERGY_TARGETS, "pos_relaxed")
 VIRIALS = ("virial", "virials")
 # A source rounds its stress and its virial apart; the other sign, or another unit, is no rounding.
 _RELATIVE, _ABSOLUTE = 0.01, 1e-4
@@ -58,7 +59,7 @@ def read_labels(known: Mapping[str, Any], atoms: Atoms, keys: LabelKeys, origin:
         UnreadableError: for a label that is not numbers of its shape.
     """
     known = {name: value for name, value in known.items() if value is not None}
-    used = {keys.energy, keys.forces, *ENERGY_TARGETS, "pos_relaxed", *_stress_names(keys)}
+    used = {keys.energy, keys.forces, *RELAXED_TARGETS, *_stress_names(keys)}
 
     def numbers(name: str, *shape: int) -> np.ndarray | None:
         return _numbers(known[name], name, origin, shape) if name in known else None

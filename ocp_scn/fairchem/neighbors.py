@@ -6,6 +6,7 @@ Both lines of fairchem have nearly the same batches, so this serves both.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.pairs import coincidence, nearest
 from ocp_scn.fairchem.search import MIN_DISTANCE, compares_all, find_pairs
-from ocp_scn.fairchem.systems import Systems, check_volumes, fetch, to_device
+from ocp_scn.fairchem.systems import Systems, check_cells, fetch, to_device
 from ocp_scn.graph import Graph, build_graph
 from ocp_scn.sphere import default_dtype
 
@@ -175,7 +176,7 @@ def _checked_systems(data: Any, config: SCNConfig) -> Systems:
         )
     if not np.isfinite(systems.cell).all():
         raise InputError("a cell has entries that are not finite numbers")
-    check_volumes(systems)
+    check_cells(systems, partial(_sid, data))
     return systems.wrapped()
 
 
@@ -210,7 +211,9 @@ def _index_in_system(systems: Systems, atom: int) -> int:
 
 
 def _system_name(data: Any, systems: Systems, atom: int) -> str:
-    system = int(systems.system[atom])
+    return f"{_sid(data, int(systems.system[atom]))}, atom {_index_in_system(systems, atom)}"
+
+
+def _sid(data: Any, system: int) -> str:
     sid = data.sid[system] if "sid" in data else system
-    sid = sid.item() if isinstance(sid, Tensor) else sid
-    return f"system {sid}, atom {_index_in_system(systems, atom)}"
+    return f"system {sid.item() if isinstance(sid, Tensor) else sid}"

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ocp_scn.fairchem.search import MIN_DISTANCE, Pairs, find_pairs, true_indices
-from ocp_scn.fairchem.systems import Systems, check_volumes, fetch, image_atoms, to_device
+from ocp_scn.fairchem.systems import Systems, check_cells, fetch, image_atoms, to_device
 
 try:
     from fairchem.core.graph.radius_graph_pbc import get_max_neighbors_mask
@@ -38,10 +38,10 @@ def radius_graph(
         Sources and targets (2, E), cell offsets (E, 3) of the sources, and edges by system (B,).
 
     Raises:
-        InputError: for a periodic cell without volume.
+        InputError: for a periodic cell that lacks a vector or has no volume.
     """
     systems, *_ = fetch(data.pos, data.cell, data.natoms, data.pbc.expand(len(data.natoms), 3))
-    check_volumes(systems)
+    check_cells(systems)
     pairs = find_pairs(systems, radius, data.pos.device)
     kept, counts = get_max_neighbors_mask(
         natoms=data.natoms,

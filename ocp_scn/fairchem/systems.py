@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,8 @@ from ocp_scn.errors import InputError
 _ON_A_FACE = 1e-6
 # A cell with less than this share of the volume of a box with its edges is flat.
 _NO_VOLUME = 1e-9
+# How far a vector of 1 Å at right angles to the others may be off, by rounding.
+_ADDED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,7 @@ class Systems:
     @cached_property
     def flat(self) -> np.ndarray:
         """(B,) whether a cell has no volume, rounding aside."""
-        cell = self.cell.astype(np.float64)
-        return np.abs(np.linalg.det(cell)) <= _NO_VOLUME * np.linalg.norm(cell, axis=2).prod(1)
+        return _flat(self.cell)
 
     @cached_property
     def inverse(self) -> np.ndarray:
@@ -111,15 +113,51 @@ def fetch(pos: Tensor, cell: Tensor, natoms: Tensor, pbc: Tensor | None, *others
     return [systems, *arrays[len(parts) - len(others) :]]
 
 
-def check_volumes(systems: Systems) -> None:
-    """Raise :class:`InputError` for a periodic cell without volume."""
-    wrong = systems.flat & systems.periodic.any(1) & (systems.natoms > 0)
+def check_cells(systems: Systems, name: Callable[[int], str] = "system {}".format) -> None:
+    """Raise :class:`InputError`, with the system's ``name``, for what :func:`cell_fault` finds."""
+    lacking = _without_vector(systems.cell, systems.periodic).any(1)
+    wrong = (lacking | (systems.flat & systems.periodic.any(1))) & (systems.natoms > 0)
     if wrong.any():
         k = int(wrong.argmax())
-        raise InputError(
-            f"cell {systems.cell[k].astype(np.float64).tolist()} has no volume, "
-            f"but periodic directions {systems.periodic[k].tolist()}"
-        )
+        raise InputError(f"{name(k)}: {cell_fault(systems.cell[k], systems.periodic[k])}")
+
+
+def boundary_fault(atoms: Any) -> str | None:
+    """Return what :func:`cell_fault` finds in ASE's atoms, whose cell needs vectors where it is periodic."""
+    with np.errstate(invalid="ignore"):  # a third vector for two parallel ones
+        return cell_fault(atoms.cell.complete().array, atoms.pbc)
+
+
+def cell_fault(cell: np.ndarray, periodic: np.ndarray) -> str | None:
+    """Return why a cell (3, 3) in Å cannot be periodic along the given ones (3,) of its vectors, or None."""
+    lacking = _without_vector(cell[None], periodic[None])[0]
+    if lacking.any():
+        axes = " and ".join(axis for axis, lacks in zip("abc", lacking, strict=True) if lacks)
+        return f"periodic along {axes} without a cell vector"
+    if periodic.any() and _flat(cell[None])[0]:
+        cell = cell.astype(np.float64)
+        return f"cell {cell.tolist()} has no volume, but periodic directions {periodic.tolist()}"
+    return None
+
+
+def _flat(cell: np.ndarray) -> np.ndarray:
+    """Return whether cells (B, 3, 3) have no volume, rounding aside."""
+    cell = cell.astype(np.float64)
+    return ~(np.abs(np.linalg.det(cell)) > _NO_VOLUME * np.linalg.norm(cell, axis=2).prod(1))
+
+
+def _without_vector(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
+    """Return the periodic directions (B, 3) that have no cell vector.
+
+    ASE and fairchem put a vector of 1 Å at right angles to the others where there is none. It counts as none:
+    no crystal has atoms 1 Å from their own images along a vector of such a length and direction.
+    """
+    cell = cell.astype(np.float64)
+    length = np.linalg.norm(cell, axis=2)
+    products = np.abs(cell @ cell.transpose(0, 2, 1))
+    products[:, range(3), range(3)] = 0
+    added = (np.abs(length - 1) < _ADDED) & (products <= _ADDED * length[:, None]).all(2)
+    return periodic & (added | (length == 0))
 
 
 def image_atoms(systems: Systems, radius: float) -> tuple[np.ndarray, np.ndarray]:

@@ -104,7 +104,7 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
     folder.mkdir(exist_ok=True)
     splits = {task: data_sets(config, more) for task, (_, config) in trainings.items()}
     tables = compare_predictions(run_dir, splits)
-    mean = float(splits["is2re"]["train"].energy.mean()) if "is2re" in splits else None
+    mean = float(splits["is2re"]["train"].energy.nanmean()) if "is2re" in splits else None
     tables["relaxation"] = compare_relaxations(run_dir, mean)
     tables = {task: dict(sorted(rows.items())) for task, rows in tables.items() if rows}
     if not tables:
@@ -144,7 +144,7 @@ def compare_predictions(run_dir: Path, splits: dict[str, dict[str, Targets]]) ->
             raise InputError(f"{path}: its ids are those of no data set known; pass --data FOLDER")
         targets = reorder(splits[task][name])
         energy = torch.as_tensor(predictions["energy"]).double().view(-1)
-        mean = torch.full_like(energy, float(splits[task]["train"].energy.mean()))
+        mean = torch.full_like(energy, float(splits[task]["train"].energy.nanmean()))
         panels = {"energy [eV]": (targets.energy, energy)}
         forces = zero = None
         if targets.forces is not None and "forces" in predictions:

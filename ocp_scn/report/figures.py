@@ -15,9 +15,11 @@ import matplotlib.pyplot as plt
 
 
 def plot_parity(path: Path, title: str, panels: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Draw a panel for each quantity, given as (calculated, predicted) values of any equal shape."""
+    """Draw a panel for each quantity, as (calculated, predicted) of any equal shape; NaN is left out."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), squeeze=False)
     for axis, (label, (truth, prediction)) in zip(axes[0], panels.items(), strict=True):
+        known = truth.isfinite()
+        truth, prediction = truth[known], prediction[known]  # noqa: PLW2901
         low, high = float(truth.min()), float(truth.max())
         axis.plot([low, high], [low, high], color="0.6", linewidth=1)
         size = 4 if truth.numel() > 200 else 16

@@ -15,7 +15,9 @@ from ocp_scn.fairchem.v1.metrics import evaluate
 
 @dataclass(frozen=True)
 class Targets:
-    """Energies (S,) eV, forces of free atoms (F, 3) eV/Å (None for IS2RE), and free atoms (S,)."""
+    """Energies (S,) eV, forces of free atoms (F, 3) eV/Å (None for IS2RE), NaN where a structure has none,
+    and numbers of free atoms (S,).
+    """
 
     ids: list[str]
     energy: torch.Tensor
@@ -39,7 +41,7 @@ def data_sets(config: dict[str, Any], more: list[str]) -> dict[str, Targets]:
         for key in ("val_dataset", "test_dataset")
         if (split := config.get(key)) and split.get("src")
     ]
-    sources += [source for source in more if energy in open_data_set(source)[0]]
+    sources += [source for source in more if any(energy in sample for sample in open_data_set(source))]
     found = {"train": _read_targets(train["src"], energy)}
     return found | {data_set_name(source): _read_targets(source, energy) for source in sources}
 
@@ -51,18 +53,19 @@ def data_set_name(source: str) -> str:
 
 
 def _read_targets(source: str, energy_key: str) -> Targets:
-    ids, energy, forces, free_atoms = [], [], [], []
+    ids, energy, forces, free_atoms, some_forces = [], [], [], [], False
     for sample in open_data_set(source):
         free = sample.fixed == 0
         ids.append(f"{sample.sid}_{sample.fid}" if "fid" in sample else str(sample.sid))
-        energy.append(float(sample[energy_key]))
+        energy.append(float(sample[energy_key]) if energy_key in sample else torch.nan)
         free_atoms.append(int(free.sum()))
-        if "forces" in sample:
-            forces.append(sample.forces[free].double())
+        labelled = "forces" in sample
+        some_forces |= labelled
+        forces.append((sample.forces if labelled else torch.full((len(free), 3), torch.nan))[free].double())
     return Targets(
         ids,
         torch.tensor(energy, dtype=torch.float64),
-        torch.cat(forces) if forces else None,
+        torch.cat(forces) if some_forces else None,
         torch.tensor(free_atoms),
     )
 

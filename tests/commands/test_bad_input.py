@@ -42,7 +42,8 @@ def train_on(fairchem: Command, folder: Path, *samples: Data) -> str:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"energy": None}, "sample 0 has no 'energy'"),
+        ({"energy": None}, "no sample has 'energy'; sample 0 has atomic_numbers, cell,"),
+        ({"forces": torch.full((2, 3), torch.nan)}, "system 7 has forces with numbers that are not finite"),
         ({"atomic_numbers": torch.tensor([6, 95])}, "atomic number 95 in system 7, atom 1"),
         ({"pos": torch.tensor([[0.0, 0.0, 0.0], [torch.nan, 0.0, 0.0]])}, "in system 7, atom 1"),
         (
@@ -53,6 +54,13 @@ def train_on(fairchem: Command, folder: Path, *samples: Data) -> str:
 )
 def test_samples(fairchem: Command, tmp_path: Path, changes: dict[str, object], expected: str) -> None:
     assert expected in train_on(fairchem, tmp_path, structure(**changes))
+
+
+def test_bad_label_in_a_process_that_loads_data(fairchem: Command, tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "bad", [structure(energy=float("nan"))])
+    words = ["--optim.num_workers=1", f"--dataset.train.src={tmp_path / 'bad'}"]
+    line = refused(fairchem("train", tmp_path, *words, ok=False))
+    assert line == "error: system 7 has energy with numbers that are not finite"
 
 
 def test_data_paths(fairchem: Command, tmp_path: Path) -> None:

@@ -291,13 +291,25 @@ def broken(fault: str) -> list[Atoms]:
         bad.positions[1] = bad.positions[0] + bad.cell[0] + 0.1
     elif fault == "element 92 is beyond 89":
         bad.numbers[0] = 92
+    elif fault == "periodic along c without a cell vector":
+        bad.cell[2] = 0
+    elif fault == "periodic along a and b without a cell vector":
+        bad.cell[:2] = 0
     bad.calc = SinglePointCalculator(bad, **results)
     return atoms
 
 
 @pytest.mark.parametrize(
     "fault",
-    ["no forces", "not finite: energy", "not finite: forces", "atoms overlap", "element 92 is beyond 89"],
+    [
+        "no forces",
+        "not finite: energy",
+        "not finite: forces",
+        "atoms overlap",
+        "element 92 is beyond 89",
+        "periodic along c without a cell vector",
+        "periodic along a and b without a cell vector",
+    ],
 )
 def test_bad_frames_are_refused_or_skipped_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
@@ -310,6 +322,31 @@ def test_bad_frames_are_refused_or_skipped_by_name(
     assert main(command) == 0
     assert f"bad: 1 frames, {fault}" in capsys.readouterr().out
     assert len(read(tmp_path / "out/train")) == 4
+
+
+@pytest.mark.parametrize("pbc", [(1, 1, 0), (1, 0, 0), (0, 0, 0)])
+def test_slabs_wires_and_molecules_need_vectors_only_where_they_are_periodic(
+    tmp_path: Path, pbc: tuple[int, int, int]
+) -> None:
+    originals = frames(systems=1)
+    for atoms in originals:
+        atoms.pbc = pbc
+        atoms.cell = atoms.cell.array * np.array(pbc)[:, None]
+        atoms.calc = SinglePointCalculator(atoms, **atoms.calc.results)
+    write(tmp_path / "frames.traj", originals)
+    assert main(["convert", str(tmp_path / "frames.traj"), str(tmp_path / "out")]) == 0
+    assert all(sample.pbc.tolist() == list(map(bool, pbc)) for sample in read(tmp_path / "out/train"))
+
+
+def test_a_cell_vector_that_fairchem_added_to_a_sample_counts_as_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (atoms,) = frames(systems=1, each=1)
+    atoms.cell[2] = 0
+    with LmdbWriter(tmp_path / "first") as writer:
+        writer.write(atoms, sid=0)
+    assert main(["convert", str(tmp_path / "first"), str(tmp_path / "out"), "--labels", "optional"]) == 2
+    assert "periodic along c without a cell vector" in capsys.readouterr().err
 
 
 def test_interruption_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ from collections import defaultdict
 
 import pytest
 import torch
+from ase import Atoms
+from fairchem.core.common.relaxation.ase_utils import OCPCalculator
 from fairchem.core.models.scn.scn import SphericalChannelNetwork as BuiltIn
 from scipy.stats import ks_2samp
 from torch_geometric.data import Batch
@@ -335,6 +337,28 @@ def test_two_atoms_at_one_place(images):
 
     with pytest.raises(InputError, match=r"system b-1, atom 2 and atom 4 are at one place .*0\.01 Å"):
         model_with()(broken(change))
+
+
+@pytest.mark.parametrize(("axes", "pbc"), [("c", (1, 1, 1)), ("a and b", (1, 1, 0)), ("b", (0, 1, 0))])
+def test_calculator_refuses_a_periodic_direction_without_a_cell_vector(tmp_path, axes, pbc):
+    """fairchem puts a vector of 1 Å there, and would compute a crystal of that period."""
+    torch.set_default_dtype(torch.float32)
+    model = {"name": "scn", **SETTINGS}
+    outputs = {"energy": {"level": "system"}, "forces": {"level": "atom"}}
+    config = {"model": model, "outputs": outputs, "dataset": {"src": ""}, "optim": {}, "task": {}}
+    config |= {"loss_functions": [{"energy": {"fn": "mae"}}], "evaluation_metrics": {}}
+    weights = model_with().state_dict()
+    torch.save({"config": config, "state_dict": weights, "normalizers": {}}, tmp_path / "model.pt")
+    atoms = Atoms("OH", positions=[[0, 0, 0], [0, 0, 0.97]], cell=[7.0, 8.0, 9.0], pbc=pbc)
+    atoms.calc = OCPCalculator(checkpoint_path=tmp_path / "model.pt", seed=0)
+    whole = atoms.get_potential_energy()
+    for axis in axes.split(" and "):
+        atoms.cell["abc".index(axis)] = 0
+    with pytest.raises(InputError, match=f"system 0: periodic along {axes} without a cell vector"):
+        atoms.get_potential_energy()
+    for axis in axes.split(" and "):
+        atoms.pbc["abc".index(axis)] = False
+    assert atoms.get_potential_energy() == pytest.approx(whole, abs=1e-6)  # images are beyond the cutoff
 
 
 def test_images_do_not_coincide_without_periodicity():

@@ -27,6 +27,7 @@ from ocp_scn.fairchem.v1.relaxations import (
     relax,
     relaxation_metrics,
     relaxation_settings,
+    to_atoms,
     write_relaxed,
 )
 
@@ -44,9 +45,9 @@ def system(sid: str, distance: float) -> Data:
     return data
 
 
-def predict(batch: Any, **_: Any) -> dict[str, torch.Tensor]:
+def predict(batch: Any, well: torch.Tensor = WELL, **_: Any) -> dict[str, torch.Tensor]:
     """Energy 0.25 + d²/2 and force -d for the distance d of each second atom, and a pull on each first."""
-    away = batch.pos[1::2] - WELL
+    away = batch.pos[1::2] - well
     forces = torch.stack([torch.ones_like(away), -away], dim=1).view(-1, 3)
     return {"energy": 0.25 + away.pow(2).sum(1, keepdim=True) / 2, "forces": forces}
 
@@ -110,6 +111,48 @@ def test_names_of_systems_are_names_of_files_in_the_folder(tmp_path: Path, dista
 def test_names_that_no_file_can_have(name: str, length: int) -> None:
     with pytest.raises(InputError, match=f"has {length} characters as a file's name; expected 1 to 240"):
         relaxed_name(Data(sid=name))
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("pbc", [(0, 0, 0), (1, 1, 0), (1, 0, 0), (1, 1, 1)])
+def test_trajectories_have_the_boundaries_and_positions_of_the_results(
+    tmp_path: Path, full: bool, pbc: tuple[int, int, int]
+) -> None:
+    """A molecule, a slab, a wire and a crystal, whose second atom leaves the cell or does not move."""
+    systems = []
+    for sid, start in (("out", 0.1), ("there", -0.1)):
+        atoms = Atoms("OH", positions=[[0.4, 0.5, 1.1], [start] * 3], pbc=pbc)
+        atoms.cell = 8.0 * np.diag(pbc)
+        atoms.set_constraint(FixAtoms([0]))
+        data = to_graph(atoms, sid=sid)
+        data.pos = torch.tensor(atoms.positions, dtype=torch.float32)
+        systems.append(data)
+    systems[1].cell[0][~systems[1].pbc] = 0.0  # vectors that other readers leave at zero
+    optimizer = {"maxstep": 0.1, "alpha": 2.0, "damping": 1.0, "traj_dir": str(tmp_path)}
+    task = {"relaxation_fmax": FMAX, "relax_opt": optimizer, "save_full_traj": full}
+    pull = partial(predict, well=torch.full((3,), -0.1))
+    relaxed = relax(SimpleNamespace(**{**vars(TRAINER), "predict": pull}), systems, relaxation_settings(task))
+    for data in systems:
+        frames = ase.io.read(tmp_path / f"{data.sid}.traj", ":")
+        assert np.array_equal(frames[0].positions, data.pos.numpy())
+        assert np.array_equal(frames[-1].positions, relaxed[data.sid].positions)
+        assert relaxed[data.sid].positions[1] == pytest.approx(-0.1, abs=FMAX)
+        assert len({frame.get_potential_energy() for frame in frames}) == len(frames)
+        for frame in frames:
+            assert frame.pbc.tolist() == data.pbc.tolist() == list(map(bool, pbc))
+            assert np.array_equal(frame.cell, data.cell[0].numpy())
+            assert frame.get_distance(0, 1) == pytest.approx(np.linalg.norm(np.subtract(*frame.positions)))
+            assert frame.get_forces(apply_constraint=False).shape == (2, 3)
+
+
+def test_systems_of_one_atom_keep_their_forces_and_stress(tmp_path: Path) -> None:
+    """fairchem takes forces of as many atoms as there are systems for one number each."""
+    systems = [to_graph(Atoms("H", positions=[[x, 0, 0]], cell=[8, 8, 8], pbc=True), sid=x) for x in (1, 2)]
+    batch = data_list_collater(systems, otf_graph=True)
+    stress = torch.arange(18.0).view(2, 9)
+    found = to_atoms(batch, {"energy": torch.ones(2, 1), "forces": -batch.pos, "stress": stress})
+    assert [atoms.get_forces().tolist() for atoms in found] == [[[-1.0, 0.0, 0.0]], [[-2.0, 0.0, 0.0]]]
+    assert found[1].get_stress().tolist() == [9.0, 13.0, 17.0, 15.0, 13.0, 11.0]
 
 
 def test_file_keeps_every_bit(tmp_path: Path) -> None:

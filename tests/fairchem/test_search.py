@@ -11,6 +11,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk as crystal_of
 from ase.build import fcc111
+from ase.geometry.cell import complete_cell
 from fairchem.core.common.utils import get_max_neighbors_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -207,6 +208,14 @@ def hardly_a_volume(data):
     data.cell[1, 2] = 0.3 * data.cell[1, 0] + 0.7 * data.cell[1, 1]
 
 
+def no_vector(data):
+    data.cell[1, 2] = 0.0
+
+
+def added_vector(data):
+    data.cell[1] = torch.tensor(complete_cell([[5.0, 1.0, 0.5], [0, 0, 0], [0, 0, 0]]))
+
+
 def at_one_place(data):
     data.pos[8] = data.pos[6] + data.cell[1, 0] + torch.tensor([0.003, -0.004, 0.0])
 
@@ -222,6 +231,8 @@ def at_its_image(data):
         (no_cell, "a cell has entries that are not finite numbers"),
         (no_element, "atomic number 90 in system 1, atom 2; expected 0..89"),
         (no_volume, r"cell \[.*\] has no volume, but periodic directions \[True, True, True\]"),
+        (no_vector, "system 1: periodic along c without a cell vector"),
+        (added_vector, "system 1: periodic along b and c without a cell vector"),
         (hardly_a_volume, r"cell \[.*\] has no volume, but periodic directions"),
         (at_one_place, "system 1, atom 2 and atom 4 are at one place"),
         (at_its_image, "system 1, atom 0 and atom 0 are at one place"),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixBondLengths, FixedPlane, FixScaled
 from ase.io import write
 from torch.utils.data import DataLoader
 
@@ -116,6 +117,25 @@ def test_its_own_files_are_a_source_too(sample, tmp_path):
         assert atoms.get_tags().tolist() == original.get_tags().tolist()
         assert sorted(data) == sorted(expected)
         assert all(np.array_equal(data[name], expected[name]) for name in data)
+
+
+def test_constraints_become_fixed_atoms(tmp_path, capsys):
+    """From a database of ASE, and from one of this format, whose rows may have any constraint."""
+    originals = frames()
+    for atoms in originals:
+        atoms.set_constraint([FixScaled([0, 1]), FixBondLengths([[2, 3]]), FixedPlane([4], (0, 0, 1))])
+    with ase.db.connect(tmp_path / "mine.aselmdb") as database:
+        for atoms in originals:
+            database.write(atoms, data=atoms.info)
+    arguments = ["convert", str(tmp_path / "mine.aselmdb"), str(tmp_path / "out"), "--format", "aselmdb"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().err
+    number = len(originals)
+    assert f"constraints not kept: FixBondLengths ({number} frames), FixedPlane ({number} frames);" in said
+    data = AseDatabase({"src": str(tmp_path / "out/train")})
+    for index, original in enumerate(originals):
+        assert data[index].fixed.nonzero()[:, 0].tolist() == [0, 1]
+        assert np.allclose(data[index].forces, original.get_forces(apply_constraint=False), atol=1e-6)
 
 
 def test_many_rows_go_to_several_files(tmp_path, monkeypatch):

@@ -127,6 +127,22 @@ def test_single_atoms(checkpoint):
         assert forces.shape == (1, 3)
 
 
+@pytest.mark.parametrize(
+    ("pbc", "axes"), [((1, 1, 1), "c"), ((0, 0, 1), "c"), ((1, 1, 0), "a and b"), ((1, 1, 1), "a and b")]
+)
+def test_a_periodic_direction_without_a_cell_vector_is_refused(checkpoint, pbc, axes):
+    """By the calculator, and in a batch, where fairchem has put a vector of 1 Å."""
+    atoms = Atoms("OH", positions=[[0, 0, 0], [0, 0, 0.97]], cell=[4.0, 4.5, 5.0], pbc=pbc)
+    for axis in axes.split(" and "):
+        atoms.cell["abc".index(axis)] = 0
+    message = f"periodic along {axes} without a cell vector"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        calculated(checkpoint, atoms)
+    atoms.cell = atoms.cell.complete()
+    with pytest.raises(InputError, match=message):
+        predictor(checkpoint).predict(batch_of(atoms))
+
+
 def test_float64_is_exact_to_the_end(checkpoints):
     """Forces are derivatives of the energy to more digits than float32 has."""
     unit = predictor(checkpoints / "conservative.pt", InferenceSettings(base_precision_dtype=torch.float64))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,17 @@ def check_run(config: Mapping[str, Any]) -> None:
     if mode == "run-relaxations":
         check_relaxation(config)
     targets = list(config.get("outputs", {})) if mode in ("train", "validate") else []
-    keys = {"test": ["sid"] if mode == "predict" else [], "relax": ["sid", "fixed", "tags"]}
+    keys: dict[str, list[str]] = {
+        "test": ["sid"] if mode == "predict" else [],
+        "relax": ["sid", "fixed", "tags"],
+    }
     sizes = {
-        name: check_data_set(f"dataset.{name}", split, keys.get(name, targets))
+        name: check_data_set(f"dataset.{name}", split, keys.get(name, []), [] if name in keys else targets)
         for name, split in splits.items()
         if split.get("src") and (name == needed or mode == "train")
     }
     if mode == "train":
+        check_fits(splits["train"])
         _check_schedule(config, sizes["train"])
     _check_checkpoint(config, ours)
     if mode == "predict":
@@ -187,19 +191,16 @@ def check_fixed(source: str, index: int, sample: Any) -> None:
         )
 
 
-def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -> int | None:
-    """Check that a data set exists and that its first sample has the ``targets``; return its size.
+def check_data_set(
+    name: str, settings: Mapping[str, Any], keys: Sequence[str], targets: Sequence[str] = ()
+) -> int | None:
+    """Check a data set, for ``keys`` in its first sample and ``targets`` in any; return its size.
 
     Other formats than LMDB are left to fairchem: their size is None.
     """
     sources = settings["src"] if isinstance(settings["src"], list) else [settings["src"]]
-    for source in map(Path, sources):
-        if not source.exists():
-            raise InputError(f"{name}.src={str(source)!r} does not exist")
-        if "lmdb" not in settings.get("format", "lmdb"):
-            return None
-        if source.is_dir() and not list(source.glob("*.lmdb")):
-            raise InputError(f"{name}.src={str(source)!r} has no *.lmdb file")
+    if not _check_sources(name, list(map(Path, sources)), settings.get("format", "lmdb")):
+        return None
     try:
         for source in map(Path, sources):
             for path in source.glob("*.lmdb") if source.is_dir() else [source]:
@@ -215,16 +216,46 @@ def check_data_set(name: str, settings: Mapping[str, Any], targets: list[str]) -
         raise InputError(f"{name}.src={settings['src']!r} cannot be read: {error}") from error
     if not size:
         raise InputError(f"{name}.src={settings['src']!r} has no sample")
-    missing = [
-        target for target in [*targets, "pos", "cell", "natoms", "atomic_numbers"] if target not in sample
-    ]
+    missing = [key for key in [*keys, "pos", "cell", "natoms", "atomic_numbers"] if key not in sample]
     if missing:
         raise InputError(
             f"{name}.src={settings['src']!r}: sample 0 has no {missing[0]!r}; "
             f"it has {', '.join(sorted(sample.keys()))}"
         )
     check_fixed(f"{name}.src={settings['src']!r}", 0, sample)
+    for target in targets:
+        if not any(target in sample for sample in data_set):
+            raise InputError(
+                f"{name}.src={settings['src']!r}: no sample has {target!r}; "
+                f"sample 0 has {', '.join(sorted(sample.keys()))}"
+            )
     return size
+
+
+def _check_sources(name: str, sources: Sequence[Path], kind: str) -> bool:
+    """Check that a data set's files are there; return whether they are LMDB files."""
+    for source in sources:
+        if not source.exists():
+            raise InputError(f"{name}.src={str(source)!r} does not exist")
+        if "lmdb" not in kind:
+            return False
+        if source.is_dir() and not list(source.glob("*.lmdb")):
+            raise InputError(f"{name}.src={str(source)!r} has no *.lmdb file")
+    return True
+
+
+def check_fits(settings: Mapping[str, Any]) -> None:
+    """Check that every training sample has what fairchem fits normalizers and references to."""
+    transforms = settings.get("transforms") or {}
+    for key in ("normalizer", "element_references"):
+        for target in ((transforms.get(key) or {}).get("fit") or {}).get("targets", []):
+            data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
+            lacking = next((index for index, sample in enumerate(data_set) if target not in sample), None)
+            if lacking is not None:
+                raise InputError(
+                    f"dataset.train.transforms.{key}.fit: sample {lacking} has no {target!r}; "
+                    "expected one in every sample, or numbers in place of fit"
+                )
 
 
 def without_unneeded_data(config: Mapping[str, Any]) -> dict[str, Any]:

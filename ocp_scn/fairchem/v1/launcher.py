@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with refusals_as_input_errors(args.logdir):
             _cli.main(args, overrides)
     except InputError as error:
-        return _refuse(str(error))
+        return _refuse(_own_message(error))
     except FailedJobError as error:
         with suppress(OSError):  # a folder that is not empty is of a run before
             claimed_folder(args).rmdir()
@@ -151,6 +151,11 @@ def _cause_in_rank(error: ChildFailedError) -> str | None:
     # A line of its own: where a rank's traceback is quoted, it ends with the exception.
     found = re.search(rf"\b{InputError.__name__}: (.+)", text)
     return found and found[1]
+
+
+def _own_message(error: InputError) -> str:
+    """Return an error's message; one from a process that loads data quotes the traceback there."""
+    return str(error).strip().rsplit(f"{InputError.__name__}: ", 1)[-1]
 
 
 def _cause_in_sbatch(error: FailedJobError) -> str:

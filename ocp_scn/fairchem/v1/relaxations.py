@@ -16,11 +16,15 @@ from typing import Any, NamedTuple
 import ase.io
 import numpy as np
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
+from ase.stress import full_3x3_to_voigt_6_stress
 from fairchem.core.common.relaxation import ml_relaxation
+from fairchem.core.common.relaxation.ase_utils import batch_to_atoms
 from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
 from fairchem.core.modules.evaluator import Evaluator
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import RELAXED_FILE
@@ -49,8 +53,27 @@ def relaxation_settings(task: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def to_atoms(batch: Batch, results: Mapping[str, torch.Tensor]) -> list[Atoms]:
+    """Return a batch's systems where they are, periodic as they are, with their energy, forces and stress.
+
+    fairchem's own calls every system periodic and folds it into its cell, which for a molecule is one of
+    1 Å; and it takes the forces on systems of one atom for numbers of systems.
+    """
+    systems, energies = batch_to_atoms(batch, wrap_pos=False), results["energy"].view(-1).tolist()
+    forces = results["forces"].cpu().split(batch.natoms.tolist())
+    for number, atoms in enumerate(systems):
+        if "pbc" in batch:
+            atoms.pbc = batch.pbc.view(-1, 3)[number].tolist()
+        found = {"energy": energies[number], "forces": forces[number].numpy()}
+        if "stress" in results:
+            stress = results["stress"].view(-1, 3, 3)[number].cpu().numpy()
+            found["stress"] = full_3x3_to_voigt_6_stress(stress)
+        atoms.calc = SinglePointCalculator(atoms, **found)
+    return systems
+
+
 class CompleteLBFGS(LBFGS):
-    """fairchem's L-BFGS, whose trajectories end with the relaxed structures.
+    """fairchem's L-BFGS, whose trajectories have the structures as they are and end with the relaxed ones.
 
     fairchem writes the systems that go on, after each step: for one that has just converged the last
     frame is missing, and one that needs no step has none at all. Names of files are those of
@@ -68,17 +91,21 @@ class CompleteLBFGS(LBFGS):
         self._moved = None
         converged = super().run(fmax, steps)
         if self.trajectories is not None and self._moved is None:
-            for name, atoms in zip(self.traj_names, self.optimizable.get_atoms_list(), strict=True):
+            for name, atoms in zip(self.traj_names, self._structures(), strict=True):
                 ase.io.write(self.traj_dir / f"{name}.traj", atoms, format="traj")
         return converged
 
     def write(self) -> None:
         """Append a frame to the trajectory of every system that has moved since its last one."""
         moved = self._moved
-        for number, atoms in enumerate(self.optimizable.get_atoms_list()):
+        for number, atoms in enumerate(self._structures()):
             if moved is None or moved[number]:
                 self.trajectories[number].write(atoms)
         self._moved = self.optimizable.update_mask.clone()
+
+    def _structures(self) -> list[Atoms]:
+        self.optimizable.get_potential_energies()  # makes the results those of the structures
+        return to_atoms(self.optimizable.batch, self.optimizable.torch_results)
 
 
 def relax(trainer: Any, systems: Sequence[Data], settings: dict[str, Any]) -> dict[str, Relaxed]:

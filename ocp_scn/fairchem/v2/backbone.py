@@ -18,6 +18,7 @@ from torch import Tensor
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
+from ocp_scn.fairchem.systems import boundary_fault
 from ocp_scn.fairchem.v2.tasks import check_tasks, stress_tasks
 from ocp_scn.state_dict import keep_own_names
 
@@ -107,4 +108,11 @@ class SCNBackbone(BatchSCN, BackboneInterface):
         """Check nothing: the forward pass does."""
 
     def validate_atoms_data(self, atoms: Any, task_name: str) -> None:
-        """Check nothing: the forward pass does."""
+        """Check the cell, to which fairchem adds the vectors that it lacks; the forward pass checks the rest.
+
+        Raises:
+            InputError: for atoms that are periodic along a direction without a cell vector.
+        """
+        fault = boundary_fault(atoms)
+        if fault is not None:
+            raise InputError(fault)
