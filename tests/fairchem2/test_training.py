@@ -124,7 +124,7 @@ def labels(folder: Path) -> dict[str, tuple[float, np.ndarray]]:
 
 
 def test_gradient_forces_are_trained(train, tmp_path):
-    words = ("++model.backbone.num_sphere_samples=18", "model.backbone.cutoff=3.5")
+    words = ("++model.backbone.num_sphere_samples=18", "model.backbone.cutoff=3.5", "energy_mean=0")
     done = train(tmp_path, *FEW_STEPS, *words, example="example-smooth")
     assert sorted(losses(done)) == list(range(8))
     assert (tmp_path / "train/checkpoints/final/inference_ckpt.pt").is_file()
@@ -135,6 +135,10 @@ def test_gradient_forces_are_trained(train, tmp_path):
     [
         (("ema_decay=null",), "ema_decay is null"),
         (("max_atoms=12",), "structures have more than max_atoms=12 atoms"),
+        (
+            ("heads=conservative", "forces_rmsd=0.5"),
+            "task 'oc20_forces' is a derivative of the energy, but its normalizer has mean 0.0 and rmsd 0.5",
+        ),
         (("+model.backbone.lmx=3",), "unknown model setting 'lmx'; did you mean 'lmax'"),
     ],
 )

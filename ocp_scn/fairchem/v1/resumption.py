@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 from fairchem.core.common import distutils
-from fairchem.core.trainers import OCPTrainer
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.optim.lr_scheduler import LambdaLR
 
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.fairchem.v1.interruption import interruption
+from ocp_scn.fairchem.v1.normalization import NormalizedTrainer
 
 
-class ResumableTrainer(OCPTrainer):
+class ResumableTrainer(NormalizedTrainer):
     """fairchem's trainer, whose interrupted trainings end with the numbers of uninterrupted ones.
 
     fairchem writes ``checkpoint.pt`` in place, between a step and what belongs to it: the schedule's
