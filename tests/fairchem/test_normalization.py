@@ -200,9 +200,15 @@ OLD = {
     ],
     ids=["new", "of 2022"],
 )
-def test_whole_numbers_are_floats(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_whole_numbers_are_floats(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any]
+) -> None:
     """A checkpoint's mean of -0.755 stays that, whatever the configuration had."""
     path = saved(tmp_path, energy=(MEAN, RMSD), forces=(0.0, RMSD), stress=(0.0, RMSD))
+    if changes:
+        scales = {"target": (MEAN, RMSD), "grad_target": (0.0, RMSD)}
+        state = {name: {"mean": mean, "std": torch.tensor(rmsd)} for name, (mean, rmsd) in scales.items()}
+        torch.save(torch.load(path, weights_only=False) | {"normalizers": state}, path)
     made = trainer(tmp_path, WHOLE, **changes)
     assert made.normalizers["energy"].mean.is_floating_point()
     assert made.normalizers["energy"].rmsd.item() == 2.0
@@ -210,6 +216,7 @@ def test_whole_numbers_are_floats(tmp_path: Path, changes: dict[str, Any]) -> No
     made.load_checkpoint(str(path))
     assert made.normalizers["energy"].mean.item() == pytest.approx(MEAN, rel=1e-7)
     assert made.normalizers["energy"](torch.zeros(1)).item() == pytest.approx(MEAN, rel=1e-7)
+    assert "output energy: mean -0.75544506 and rmsd 2.8873172, of the checkpoint" in caplog.text
 
 
 def test_whole_numbers_beside_a_fit_and_in_files_are_floats(source: str, tmp_path: Path) -> None:
@@ -303,6 +310,32 @@ def test_log_has_references_that_are_not_the_checkpoint_s(
         [],
         [f"{start} checkpoint, which differ from the configuration's"],
     ]
+
+
+def test_a_training_that_is_done_is_refused(source: str, tmp_path: Path) -> None:
+    """One whose last evaluation was interrupted makes up for that, and then is done."""
+    trainer(tmp_path, AGREE, source).train()
+    path, best = (tmp_path / "checkpoints/run" / name for name in ("checkpoint.pt", "best_checkpoint.pt"))
+    done = path.read_bytes()
+    checkpoint = torch.load(path, weights_only=False)
+    assert checkpoint["step"] == 2
+    torch.save(checkpoint | {"val_metrics": None, "best_val_metric": 1e9}, path)
+    best.unlink()
+    interrupted = trainer(tmp_path, AGREE, source)
+    interrupted.load_checkpoint(str(path))
+    interrupted.train()
+    assert best.exists()
+    path.write_bytes(done)
+    again = trainer(tmp_path, AGREE, source)
+    again.load_checkpoint(str(path))
+    message = r"nothing is left to train: .* epoch 1 \(step 2\), and optim.max_epochs=1; raise it"
+    with pytest.raises(InputError, match=message):
+        again.train()
+    assert path.read_bytes() == done
+    more = trainer(tmp_path, AGREE, source, optimizer={**OPTIM, "max_epochs": 2})
+    more.load_checkpoint(str(path))
+    more.train()
+    assert more.step == 4
 
 
 def test_float64_of_the_calculator_is_refused(tmp_path: Path) -> None:

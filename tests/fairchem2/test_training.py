@@ -45,6 +45,18 @@ def test_a_resumed_training_has_the_losses_of_an_uninterrupted_one(trained):
     assert resumed == {step: loss for step, loss in expected.items() if step >= 4}
 
 
+def test_a_training_that_is_done_is_refused(trained):
+    """Its last checkpoint stays as it is."""
+    run, _ = trained
+    path = run / "checkpoints/final/inference_ckpt.pt"
+    before = path.read_bytes()
+    done = fairchem(run / "checkpoints/final/resume.yaml", ok=False)
+    assert done.returncode != 0
+    assert "nothing is left to train: the training is at epoch" in done.stdout + done.stderr
+    assert "(step 8), and max_steps=8; raise it" in done.stdout + done.stderr
+    assert path.read_bytes() == before
+
+
 def test_two_ranks(train, tmp_path):
     """Each has its losses, and again after the training was resumed."""
     expected = losses(train(tmp_path, *FEW_STEPS, "job.scheduler.ranks_per_node=2"))
