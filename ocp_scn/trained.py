@@ -15,7 +15,7 @@ from ocp_scn.model import SCN
 
 NAMES = ("scn", "ocp_scn")
 # Names of normalizers before 2023.
-_OLD_TARGETS = {"target": "energy", "grad_target": "forces"}
+OLD_TARGETS = {"target": "energy", "grad_target": "forces"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def from_fairchem1(checkpoint: Mapping[str, Any]) -> Trained:
             )
         averaged = dict(zip(weights, shadows, strict=True))
     normalizers = {
-        _OLD_TARGETS.get(name, name): (float(state["mean"]), float(state.get("rmsd", state.get("std"))))
+        OLD_TARGETS.get(name, name): (float(state["mean"]), float(state.get("rmsd", state.get("std"))))
         for name, state in (checkpoint.get("normalizers") or {}).items()
     }
     references = (checkpoint.get("elementrefs") or {}).get("energy")

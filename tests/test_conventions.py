@@ -16,7 +16,7 @@ from ase.constraints import FixCartesian, FixCom, FixScaled
 from ase.io import write
 from e3nn import o3
 from fairchem.core.datasets import LmdbDataset
-from fairchem.core.modules.normalization.normalizer import create_normalizer
+from fairchem.core.modules.normalization.normalizer import Normalizer, create_normalizer
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
 
@@ -26,7 +26,9 @@ from ocp_scn.data.constraints import held_atoms
 from ocp_scn.data.frames import find_files, read_frames
 from ocp_scn.data.labels import LabelKeys, read_labels
 from ocp_scn.fairchem.neighbors import find_edges
+from ocp_scn.fairchem.scales import scale_of
 from ocp_scn.fairchem.v1.checks import check_samples, predicted_name
+from ocp_scn.fairchem.v1.normalization import check_derivatives
 from ocp_scn.fairchem.v1.relaxations import to_atoms
 from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
@@ -45,6 +47,7 @@ from ocp_scn.sphere import (
     wigner_rows,
 )
 from ocp_scn.submission.structures import read_structures
+from tests.fairchem.test_normalization import AGREE, saved, trainer
 from tests.messages import edge_messages, rotate_back, rotate_rows
 from tests.samples import write_lmdb
 from tests.weights import strengthen
@@ -421,3 +424,29 @@ def test_c28_fixed_atoms(tmp_path):
     assert sample.fixed.tolist() == [1, 0, 0]
     stdev = json.loads((tmp_path / "out/conversion.json").read_text())["normalizer"]["forces"]["stdev"]
     assert stdev == pytest.approx(np.sqrt(np.square(forces[1:]).mean()))
+
+
+def test_c29_scale_of_derivatives():
+    energy = Normalizer(mean=-6.07, rmsd=0.56)
+    rounded = Normalizer(mean=0.0, rmsd=0.5600000023841858)
+    message = r"expected mean 0\.0 and rmsd 0\.56, the energy's scale"
+    for name in ("forces", "stress"):
+        check_derivatives(["energy", name], {"energy": scale_of(energy), name: scale_of(rounded)})
+        for wrong in (Normalizer(0.0, 2.26), Normalizer(0.1, 0.56), energy):
+            with pytest.raises(InputError, match=message):
+                check_derivatives(["energy", name], {"energy": scale_of(energy), name: scale_of(wrong)})
+
+
+def test_c30_float_numbers(tmp_path):
+    made = trainer(tmp_path, {name: {"mean": 0, "rmsd": 2} for name in AGREE})
+    numbers = [value for module in made.normalizers.values() for value in module.buffers()]
+    assert [value.dtype for value in numbers] == [torch.float32] * 6
+    assert [type(loss["coefficient"]) for _, loss in made.loss_functions] == [float] * 3
+
+
+def test_c31_whose_normalizers(tmp_path, caplog):
+    path = saved(tmp_path, energy=(-0.5, 2.26), forces=(0.0, 2.26), stress=(0.0, 2.26))
+    made = trainer(tmp_path, AGREE)
+    made.load_checkpoint(str(path))
+    assert made.normalizers["energy"].mean.item() == -0.5
+    assert "mean -0.5 and rmsd 2.26, of the checkpoint; the configuration has mean -6.07" in caplog.text

@@ -106,6 +106,14 @@ def test_ids_of_predictions(fairchem: Command, best: Path, tmp_path: Path) -> No
     assert not (tmp_path / "results").exists()
 
 
+def test_a_training_that_is_done(fairchem: Command, trained: Path, tmp_path: Path) -> None:
+    checkpoint = trained / "checkpoints/train/checkpoint.pt"
+    line = refused(fairchem("train", tmp_path, "--checkpoint", checkpoint, ok=False))
+    assert "nothing is left to train: the training is at epoch 2" in line
+    assert "optim.max_epochs=2; raise it" in line
+    assert not list(tmp_path.rglob("*checkpoint.pt"))
+
+
 def test_requests_of_ranks(fairchem: Command, tmp_path: Path) -> None:
     def refusal(*words: object, **options: str) -> str:
         return refused(fairchem("train", tmp_path, *words, ok=False, **options))

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from tests.commands.conftest import ROOT, Command
+from tests.commands.conftest import ROOT, Command, refused
 
 pytestmark = pytest.mark.slow
 
@@ -39,11 +39,26 @@ def test_trains_and_predicts(fairchem: Command, smooth_config: Path, tmp_path: P
     predictions = np.load(tmp_path / "results/evaluated/ocp_predictions.npz")
     assert np.isfinite(predictions["forces"]).all()
     assert np.abs(predictions["forces"]).max() > 0
+    loaded = torch.load(checkpoint, weights_only=False)
+    loaded["normalizers"]["forces"]["rmsd"] *= 2
+    torch.save(loaded, tmp_path / "twice.pt")
+    words[1] = tmp_path / "twice.pt"
+    line = refused(fairchem("validate", tmp_path, *words, config_yml=smooth_config, ok=False))
+    assert "has mean 0.0 and rmsd 1.12; expected mean 0.0 and rmsd 0.56" in line
 
 
 def test_two_scales_are_refused(fairchem: Command, smooth_config: Path, tmp_path: Path) -> None:
     scale = "--dataset.train.transforms.normalizer.energy.stdev=2.0"
-    done = fairchem("train", tmp_path, scale, config_yml=smooth_config, ok=False)
-    assert done.returncode == 2
-    assert "direct_forces=False" in done.stderr
-    assert "mean 0.0 and stdev 0.56; expected 0 and 2.0" in done.stderr
+    line = refused(fairchem("train", tmp_path, scale, config_yml=smooth_config, ok=False))
+    assert "output 'forces' (direct_forces=False) is a derivative of the energy" in line
+    assert "has mean 0.0 and rmsd 0.56; expected mean 0.0 and rmsd 2.0" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_fitted_scales_are_refused(fairchem: Command, smooth_config: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(smooth_config.read_text())
+    fit = {"fit": {"targets": {"energy": {"mean": 0}, "forces": {"mean": 0}}, "batch_size": 8}}
+    settings["dataset"]["train"]["transforms"]["normalizer"] = fit
+    (tmp_path / "fit.yml").write_text(yaml.safe_dump(settings))
+    line = refused(fairchem("train", tmp_path, config_yml=tmp_path / "fit.yml", ok=False))
+    assert "output 'forces' (direct_forces=False) is a derivative of the energy" in line

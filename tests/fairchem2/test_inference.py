@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import hydra
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from fairchem.core.units.mlip_unit.api.inference import NAME_TO_INFERENCE_SETTIN
 
 from ocp_scn.data.aselmdb import AseLmdbWriter
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v2 import PredictRunner
+from ocp_scn.fairchem.v2 import PredictRunner, float_normalizer, load_tasks
 from ocp_scn.fairchem.v2.checkpoint import build
 from ocp_scn.submission.structures import read_structures
 from ocp_scn.trained import Trained
@@ -179,13 +180,46 @@ def test_direct_forces_have_no_stress(checkpoints):
         predictor(checkpoints / "direct.pt", InferenceSettings(predict_untrained_stress={"oc20"}))
 
 
-def test_a_derivative_normalised_by_itself_is_refused(tmp_path):
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_a_derivative_normalised_by_itself_is_refused(tmp_path, precision):
     """Forces that are derivatives have the energy's scale; another one gives wrong forces silently."""
     smooth = {**SETTINGS, **SMOOTH, "direct_forces": False}
     wrong = dataclasses.replace(trained(conservative(), smooth), normalizers={"energy": (0.0, 2.0)})
     torch.save(build(wrong, "oc20"), tmp_path / "wrong.pt")
-    with pytest.raises(InputError, match=r"'oc20_forces' is a derivative .* rmsd 1.0; expected 0 and 2.0"):
-        predictor(tmp_path / "wrong.pt")
+    message = r"'oc20_forces' is a derivative .* rmsd 1.0; expected mean 0.0 and rmsd 2.0"
+    with pytest.raises(InputError, match=message):
+        predictor(tmp_path / "wrong.pt", InferenceSettings(base_precision_dtype=precision))
+    with pytest.raises(InputError, match=message):
+        load_tasks(tmp_path / "wrong.pt")
+
+
+@pytest.mark.parametrize("rmsd", [0.56, 0.5600000023841858])
+def test_scales_are_compared_as_float32_does(tmp_path, rmsd):
+    """In float64 too: 0.56 of a configuration is 0.5600000023841858 after float32."""
+    smooth = {**SETTINGS, **SMOOTH, "direct_forces": False}
+    normalizers = {"energy": (-3.0, rmsd), "forces": (0.0, 0.56)}
+    model = dataclasses.replace(trained(conservative(), smooth), normalizers=normalizers)
+    torch.save(build(model, "oc20"), tmp_path / "scaled.pt")
+    assert len(load_tasks(tmp_path / "scaled.pt")) == 2
+    for precision in (torch.float32, torch.float64):
+        unit = predictor(tmp_path / "scaled.pt", InferenceSettings(base_precision_dtype=precision))
+        scales = {name: task.normalizer.rmsd for name, task in unit.tasks.items()}
+        assert set(scales) == {"oc20_energy", "oc20_forces", "oc20_stress"}
+        assert scales["oc20_stress"].dtype == precision
+        assert torch.equal(scales["oc20_stress"], scales["oc20_energy"])
+        unit.predict(batch_of(slab(), dtype=precision))
+
+
+def test_whole_numbers_are_floats():
+    """``energy_mean: 0`` is the float 0.0, where fairchem's own normalizer fails."""
+    task = {"_target_": "ocp_scn.fairchem.v2.float_normalizer", "mean": 0, "rmsd": 2}
+    normalizer = hydra.utils.instantiate(task)
+    assert normalizer(torch.tensor([0.25])).tolist() == [0.5]
+    assert normalizer.mean.dtype == normalizer.rmsd.dtype == torch.float32
+    with pytest.raises(InputError, match=r"normalizer.rmsd=0; expected a number above 0"):
+        float_normalizer(0, 0)
+    with pytest.raises(InputError, match=r"normalizer.mean='none'; expected a number"):
+        float_normalizer("none", 1)
 
 
 def test_element_references_are_added(checkpoints, tmp_path):

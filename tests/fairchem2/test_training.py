@@ -45,6 +45,18 @@ def test_a_resumed_training_has_the_losses_of_an_uninterrupted_one(trained):
     assert resumed == {step: loss for step, loss in expected.items() if step >= 4}
 
 
+def test_a_training_that_is_done_is_refused(trained):
+    """Its last checkpoint stays as it is."""
+    run, _ = trained
+    path = run / "checkpoints/final/inference_ckpt.pt"
+    before = path.read_bytes()
+    done = fairchem(run / "checkpoints/final/resume.yaml", ok=False)
+    assert done.returncode != 0
+    assert "nothing is left to train: the training is at epoch" in done.stdout + done.stderr
+    assert "(step 8), and max_steps=8; raise it" in done.stdout + done.stderr
+    assert path.read_bytes() == before
+
+
 def test_two_ranks(train, tmp_path):
     """Each has its losses, and again after the training was resumed."""
     expected = losses(train(tmp_path, *FEW_STEPS, "job.scheduler.ranks_per_node=2"))
@@ -124,7 +136,7 @@ def labels(folder: Path) -> dict[str, tuple[float, np.ndarray]]:
 
 
 def test_gradient_forces_are_trained(train, tmp_path):
-    words = ("++model.backbone.num_sphere_samples=18", "model.backbone.cutoff=3.5")
+    words = ("++model.backbone.num_sphere_samples=18", "model.backbone.cutoff=3.5", "energy_mean=0")
     done = train(tmp_path, *FEW_STEPS, *words, example="example-smooth")
     assert sorted(losses(done)) == list(range(8))
     assert (tmp_path / "train/checkpoints/final/inference_ckpt.pt").is_file()
@@ -135,6 +147,10 @@ def test_gradient_forces_are_trained(train, tmp_path):
     [
         (("ema_decay=null",), "ema_decay is null"),
         (("max_atoms=12",), "structures have more than max_atoms=12 atoms"),
+        (
+            ("heads=conservative", "forces_rmsd=0.5"),
+            "task 'oc20_forces' is a derivative of the energy, but its normalizer has mean 0.0 and rmsd 0.5",
+        ),
         (("+model.backbone.lmx=3",), "unknown model setting 'lmx'; did you mean 'lmax'"),
     ],
 )

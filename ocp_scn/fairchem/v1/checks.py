@@ -21,6 +21,7 @@ from ocp_scn.errors import InputError, UnreadableError, cause
 from ocp_scn.fairchem.files import open_lmdb
 from ocp_scn.fairchem.v1.folders import run_folder
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
+from ocp_scn.fairchem.v1.normalization import check_derivatives, configured_scales, float_coefficients
 from ocp_scn.fairchem.v1.registration import NAMES
 from ocp_scn.fairchem.v1.relaxations import OPTIMIZER_KEYS, relaxation_settings, system_name
 from ocp_scn.predictions import file_name, structure_name
@@ -40,12 +41,12 @@ def check_run(config: Mapping[str, Any]) -> None:
     ours = model["name"] in NAMES
     if ours:
         check_model(model)
-        check_normalizers(model, config.get("dataset"))
     if ours and config.get("gp_gpus") is not None:
         raise InputError(
             f"--gp-gpus {config['gp_gpus']}: this model does not split a system over ranks; "
             "--num-gpus gives each rank systems of its own"
         )
+    check_normalizers(config)
     mode = config["mode"]
     splits = _splits(config.get("dataset"))
     needed = _NEEDED_SPLIT.get(mode)
@@ -87,20 +88,18 @@ def check_model(settings: Mapping[str, Any]) -> None:
     SCNConfig.from_settings({key: value for key, value in settings.items() if key != "name"})
 
 
-def check_normalizers(model: Mapping[str, Any], dataset: Any) -> None:
-    """Check that forces which are derivatives of the energy are normalised as it is."""
-    if model.get("direct_forces", True) or not model.get("regress_forces", True):
-        return
-    transforms = _splits(dataset).get("train", {}).get("transforms") or {}
-    normalizer = transforms.get("normalizer") or {}
-    energy, forces = (
-        {"mean": 0.0, "stdev": 1.0, **(normalizer.get(name) or {})} for name in ("energy", "forces")
-    )
-    if forces["mean"] != 0 or forces["stdev"] != energy["stdev"]:
-        raise InputError(
-            f"direct_forces=False makes forces of the energy's derivative, but normalizer.forces has mean "
-            f"{forces['mean']} and stdev {forces['stdev']}; expected 0 and {energy['stdev']}, the energy's"
-        )
+def check_normalizers(config: Mapping[str, Any]) -> None:
+    """Check the numbers that a configuration has for normalizers and losses.
+
+    Those of forces and stress that are derivatives have to be the energy's. The trainer checks that
+    where they are fitted or come from files or a checkpoint.
+    """
+    float_coefficients(config.get("loss_functions") or [])
+    transforms = _splits(config.get("dataset")).get("train", {}).get("transforms") or {}
+    scales = configured_scales(transforms.get("normalizer") or {})
+    derived = config["model"]["name"] in NAMES and not config["model"].get("direct_forces", True)
+    if derived and scales is not None and _checkpoint_path(config) is None:
+        check_derivatives(config.get("outputs") or {}, scales)
 
 
 def check_relaxation(config: Mapping[str, Any]) -> None:
@@ -309,12 +308,9 @@ def _splits(dataset: Any) -> dict[str, dict[str, Any]]:
 
 
 def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> None:
-    path = config.get("checkpoint")
-    if path is None and config["mode"] != "train":
+    if config.get("checkpoint") is None and config["mode"] != "train":
         raise InputError(f"--mode {config['mode']} needs --checkpoint")
-    if path is None and config.get("timestamp_id"):  # a training goes on from the one of its own name
-        own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
-        path = str(own) if own.is_file() else None
+    path = _checkpoint_path(config)
     if path is None:
         return
     if not Path(path).is_file():
@@ -327,6 +323,15 @@ def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> None:
     if ours:
         settings = {key: value for key, value in config["model"].items() if key != "name"}
         check_weights(path, weights, SphericalChannelNetwork(**settings).state_dict())
+
+
+def _checkpoint_path(config: Mapping[str, Any]) -> str | None:
+    """Return the checkpoint that a run begins with; a training goes on from the one of its own name."""
+    path: str | None = config.get("checkpoint")
+    if path is None and config.get("timestamp_id"):
+        own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
+        path = str(own) if own.is_file() else None
+    return path
 
 
 def check_weights(path: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:

@@ -11,6 +11,7 @@ from fairchem.core.models.base import GraphModelMixin
 from torch import Tensor
 
 from ocp_scn.config import SCNConfig
+from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
 
 
@@ -48,9 +49,15 @@ class SphericalChannelNetwork(BatchSCN, GraphModelMixin):
             derivatives are normalised as the energy is.
 
         Raises:
-            InputError: for positions that are not finite, two atoms at one place, or an atomic
-                number the model has no embedding for.
+            InputError: for positions that are not finite, two atoms at one place, an atomic number the
+                model has no embedding for, or positions in another precision than the weights'.
         """
+        weights = self.sphere_embedding.weight.dtype
+        if data.pos.dtype != weights:
+            raise InputError(
+                f"positions are {data.pos.dtype} and weights {weights}; expected one precision "
+                "(OCPCalculator rounds positions to float32: it cannot compute in another)"
+            )
         start = time.perf_counter()
         predictions = self.predict(
             data,

@@ -10,12 +10,13 @@ from fairchem.core.common import distutils
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.optim.lr_scheduler import LambdaLR
 
+from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.fairchem.v1.interruption import interruption
-from ocp_scn.fairchem.v1.labels import LabelledTrainer
+from ocp_scn.fairchem.v1.normalization import NormalizedTrainer
 
 
-class ResumableTrainer(LabelledTrainer):
+class ResumableTrainer(NormalizedTrainer):
     """fairchem's trainer, whose interrupted trainings end with the numbers of uninterrupted ones.
 
     fairchem writes ``checkpoint.pt`` in place, between a step and what belongs to it: the schedule's
@@ -37,12 +38,27 @@ class ResumableTrainer(LabelledTrainer):
         super().__init__(*args, **kwargs)
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
-        """Train as fairchem does, from where the checkpoint, if there is one, left off."""
-        self._forget_logged_steps()
+        """Train as fairchem does, from where the checkpoint, if there is one, left off.
+
+        Raises:
+            InputError: if nothing is left to train.
+        """
         every = self.config["optim"].get("eval_every", len(self.train_loader))
-        if self.step > 0 and self.step % every == 0 and self.val_loader is not None:
+        evaluates = self.step > 0 and self.step % every == 0 and self.val_loader is not None
+        if not evaluates or self._evaluation[0] == self.step:
+            self._check_epochs()
+        self._forget_logged_steps()
+        if evaluates:
             self._complete_evaluation(self.step // every, disable_eval_tqdm)
         super().train(disable_eval_tqdm)
+
+    def _check_epochs(self) -> None:
+        epoch, last = self.step // len(self.train_loader), self.config["optim"]["max_epochs"]
+        if epoch >= last:
+            raise InputError(
+                f"nothing is left to train: the training is at epoch {epoch} (step {self.step}), and "
+                f"optim.max_epochs={last}; raise it, or begin anew from best_checkpoint.pt, the weights alone"
+            )
 
     def _complete_evaluation(self, number: int, disable_tqdm: bool) -> None:
         """Do what of the evaluation after the checkpoint's step, a training's ``number``th, is not done."""

@@ -9,6 +9,7 @@ from ocp_scn.fairchem.v2.data import AseDatabase
 from ocp_scn.fairchem.v2.heads import ConservativeHead, EnergyHead, ForceHead
 from ocp_scn.fairchem.v2.model import SCNModel
 from ocp_scn.fairchem.v2.predict import PredictRunner
+from ocp_scn.fairchem.v2.tasks import float_normalizer, load_tasks
 from ocp_scn.fairchem.v2.training import TrainingGuard, step_schedule
 
 __all__ = [
@@ -20,5 +21,7 @@ __all__ = [
     "SCNBackbone",
     "SCNModel",
     "TrainingGuard",
+    "float_normalizer",
+    "load_tasks",
     "step_schedule",
 ]

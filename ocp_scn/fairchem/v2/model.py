@@ -8,8 +8,9 @@ from typing import Any
 from fairchem.core.models.base import HydraModel
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.scales import DERIVATIVES
 from ocp_scn.fairchem.v2.heads import ForceHead
-from ocp_scn.fairchem.v2.tasks import DERIVATIVES, derivative_normalizer
+from ocp_scn.fairchem.v2.tasks import derivative_normalizer
 
 
 class SCNModel(HydraModel):

@@ -5,12 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import hydra
+import torch
+from fairchem.core.models.base import _get_dataset_to_tasks_map
 from fairchem.core.modules.normalization.normalizer import Normalizer
 from fairchem.core.units.mlip_unit.mlip_unit import OutputSpec, Task
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.scales import DERIVATIVES, check_derivative, number, positive, scale_of
 
-DERIVATIVES = ("forces", "stress")
+
+def float_normalizer(mean: float = 0.0, rmsd: float = 1.0) -> Normalizer:
+    """Return fairchem's normalizer, which fails for numbers that are not written as floats, such as ``0``.
+
+    Raises:
+        InputError: for what is no number, or an ``rmsd`` that is not above 0.
+    """
+    return Normalizer(mean=number("normalizer.mean", mean), rmsd=positive("normalizer.rmsd", rmsd))
+
+
+def load_tasks(checkpoint_location: str) -> list[Task]:
+    """Return the tasks of an inference checkpoint; fairchem's function of this name does not check them.
+
+    Raises:
+        InputError: for tasks that would give wrong numbers without a word.
+    """
+    checkpoint = torch.load(checkpoint_location, map_location="cpu", weights_only=False)
+    tasks = [hydra.utils.instantiate(task) for task in checkpoint.tasks_config]
+    direct_forces = checkpoint.model_config["backbone"].get("direct_forces", True)
+    check_tasks(_get_dataset_to_tasks_map(tasks), direct_forces=direct_forces)
+    return tasks
 
 
 def check_tasks(dataset_to_tasks: Mapping[str, Iterable[Any]], *, direct_forces: bool) -> None:
@@ -22,20 +46,15 @@ def check_tasks(dataset_to_tasks: Mapping[str, Iterable[Any]], *, direct_forces:
             raise InputError(f"task {by_property[unknown[0]].name!r}: SCN predicts no {unknown[0]}")
         if direct_forces or "energy" not in by_property:
             continue
-        energy = by_property["energy"].normalizer
+        energy = scale_of(by_property["energy"].normalizer)
         for name in set(by_property) & set(DERIVATIVES):
             task = by_property[name]
-            mean, rmsd = float(task.normalizer.mean), float(task.normalizer.rmsd)
-            if mean != 0 or rmsd != float(energy.rmsd):
-                raise InputError(
-                    f"task {task.name!r} is a derivative of the energy, but its normalizer has mean {mean} "
-                    f"and rmsd {rmsd}; expected 0 and {float(energy.rmsd)}, the energy's"
-                )
+            check_derivative(f"task {task.name!r}", scale_of(task.normalizer), energy)
 
 
 def derivative_normalizer(energy: Any) -> Normalizer:
-    """Return the normalizer of a derivative: that of the energy without its mean."""
-    return Normalizer(mean=0.0, rmsd=float(energy.rmsd))
+    """Return the normalizer of a derivative: that of the energy without its mean, in its precision."""
+    return Normalizer(mean=torch.zeros_like(energy.rmsd), rmsd=energy.rmsd.clone())
 
 
 def stress_tasks(tasks: Mapping[str, Any], settings: Any) -> list[Task]:

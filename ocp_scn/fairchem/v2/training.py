@@ -34,11 +34,12 @@ class TrainingGuard(Callback):
 
         Raises:
             InputError: for settings under which checkpoints are useless, or structures that fairchem
-                would leave out for their size.
+                would leave out for their size, or a checkpoint with nothing left to train.
         """
         if unit.ema_model is None:
             raise InputError("ema_decay is null; expected a number: fairchem predicts with averaged weights")
         unit.model.module.backbone.validate_tasks(_get_dataset_to_tasks_map(unit.tasks))
+        _check_progress(unit.train_progress, state.train_state)
         for phase in (state.train_state, state.eval_state):
             if phase is not None:
                 _check_batches(phase.dataloader.batch_sampler)
@@ -47,6 +48,20 @@ class TrainingGuard(Callback):
         """Seed torch for this step and rank."""
         step = unit.train_progress.num_steps_completed
         torch.manual_seed(hash((self.seed, step, distutils.get_rank())) % 2**63)
+
+
+def _check_progress(progress: Any, settings: Any) -> None:
+    """Raise :class:`InputError` if a training has done what it is asked for before its first step."""
+    for name, done, last in (
+        ("max_epochs", progress.num_epochs_completed, settings.max_epochs),
+        ("max_steps", progress.num_steps_completed, settings.max_steps),
+    ):
+        if last is not None and done >= last:
+            raise InputError(
+                f"nothing is left to train: the training is at epoch {progress.num_epochs_completed} (step "
+                f"{progress.num_steps_completed}), and {name}={last}; raise it, or begin anew under another "
+                "job.timestamp_id"
+            )
 
 
 def _check_batches(sampler: Any) -> None:
