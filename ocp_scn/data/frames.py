@@ -75,6 +75,11 @@ def find_files(source: Path) -> list[Path]:
     return files
 
 
+def has_calculated_energies(files: Iterable[Path]) -> bool:
+    """Tell whether energies are as calculated: not adsorption energies of OC20, nor those of a data set."""
+    return not any(path.name.endswith(_PICKLED + _ASE_LMDB) or _has_references(path) for path in files)
+
+
 def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
     """Yield the frames of the files in order.
 
@@ -203,10 +208,9 @@ def _seekable(path: Path) -> Iterator[IO[str]]:
 
 def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
     """Return (system, frame, reference energy in eV) of each frame of an OC20 pair, or None."""
-    text = _text_file(path)
-    if not path.name.endswith(_XYZ) or not text.is_file():
+    if not _has_references(path):
         return None
-    table = []
+    text, table = _text_file(path), []
     for number, line in enumerate(text.read_text().split(), start=1):
         try:
             sid, frame, energy = line.split(",")
@@ -214,6 +218,10 @@ def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
         except ValueError:
             raise InputError(f"{text.name} line {number} is {line!r}; expected system,frame,energy") from None
     return table
+
+
+def _has_references(path: Path) -> bool:
+    return path.name.endswith(_XYZ) and _text_file(path).is_file()
 
 
 def _text_file(path: Path) -> Path:
