@@ -66,6 +66,7 @@ class SCNConfig:
     sphere_quadrature: str = setting("spiral")  # points of the readouts: spiral or gauss
     grid_resolution: int = setting(0, 0, 200)  # latitudes of the grid; 0 means 2 (lmax + 1)
     compute_dtype: str = setting("float32")  # of the layers' matrix products; tf32 is for GPUs
+    strict_elements: bool = setting(False)  # refuse elements that were not trained, rather than warn
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> SCNConfig:

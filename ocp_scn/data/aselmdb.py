@@ -1,6 +1,7 @@
 """Write structures in the ASE-LMDB format that fairchem-core 2's trainers read.
 
-A data set is a folder with files ``data.0000.aselmdb``, … and ``metadata.npz`` (``natoms`` of each sample).
+A data set is a folder with files ``data.0000.aselmdb``, …, ``metadata.npz`` (``natoms`` of each sample) and
+``elements.json``.
 A row has the structure with its tags and fixed atoms, the calculated energy, forces and stress, and in its
 data ``sid``, ``fid`` and every other target.
 """
@@ -20,6 +21,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from ocp_scn.fairchem.training_data import write_elements
+
 CALCULATED = ("energy", "forces", "stress")
 # The database looks through a list of its rows for every new one.
 _ROWS_OF_A_FILE = 10_000
@@ -31,6 +34,7 @@ class AseLmdbWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.natoms: list[int] = []
+        self._elements: set[int] = set()
         self._digests: list[int] = []
         self._database: Any = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +61,7 @@ class AseLmdbWriter:
         self._database.write(copy, data=properties)
         self._digests.append(_digest(copy, properties))
         self.natoms.append(len(copy))
+        self._elements.update(copy.numbers.tolist())
 
     def __enter__(self) -> AseLmdbWriter:
         return self
@@ -66,6 +71,7 @@ class AseLmdbWriter:
         if kind is None:
             self._verify()
             np.savez(self.folder / "metadata.npz", natoms=np.array(self.natoms, dtype=np.int64))
+            write_elements(self.folder, self._elements)
 
     def _close(self) -> None:
         if self._database is not None:

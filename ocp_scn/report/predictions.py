@@ -15,16 +15,32 @@ from ocp_scn.fairchem.v1.metrics import evaluate
 
 @dataclass(frozen=True)
 class Targets:
-    """Energies (S,) eV, forces of free atoms (F, 3) eV/Å (None for IS2RE), and free atoms (S,)."""
+    """Energies (S,) eV, forces of free atoms (F, 3) eV/Å (None for IS2RE), and free atoms (S,).
+
+    ``composition`` (S,) eV is what a model's element references make of each structure; 0 without.
+    """
 
     ids: list[str]
     energy: torch.Tensor
     forces: torch.Tensor | None
     free_atoms: torch.Tensor
+    composition: torch.Tensor
+
+    @property
+    def rest(self) -> float:
+        """The mean energy beyond the composition's, eV."""
+        return float((self.energy - self.composition).mean())
 
 
-def data_sets(config: dict[str, Any], more: list[str]) -> dict[str, Targets]:
+def data_sets(
+    config: dict[str, Any], more: list[str], references: torch.Tensor | None = None
+) -> dict[str, Targets]:
     """Read the targets of a training's data sets, and of further folders that have the same ones.
+
+    Args:
+        config: of the training.
+        more: further folders.
+        references: of its model, eV by atomic number.
 
     Returns:
         The targets by :func:`data_set_name`; those of the training set as ``train``.
@@ -40,8 +56,8 @@ def data_sets(config: dict[str, Any], more: list[str]) -> dict[str, Targets]:
         if (split := config.get(key)) and split.get("src")
     ]
     sources += [source for source in more if energy in open_data_set(source)[0]]
-    found = {"train": _read_targets(train["src"], energy)}
-    return found | {data_set_name(source): _read_targets(source, energy) for source in sources}
+    found = {"train": _read_targets(train["src"], energy, references)}
+    return found | {data_set_name(source): _read_targets(source, energy, references) for source in sources}
 
 
 def data_set_name(source: str) -> str:
@@ -50,13 +66,19 @@ def data_set_name(source: str) -> str:
     return path.parent.name if path.suffix == ".lmdb" else path.name
 
 
-def _read_targets(source: str, energy_key: str) -> Targets:
-    ids, energy, forces, free_atoms = [], [], [], []
+def composition_energy(sample: Any, references: torch.Tensor | None) -> float:
+    """Return the sum of the references, eV by atomic number, over a sample's atoms; 0 without."""
+    return 0.0 if references is None else float(references[sample.atomic_numbers.long()].sum())
+
+
+def _read_targets(source: str, energy_key: str, references: torch.Tensor | None) -> Targets:
+    ids, energy, forces, free_atoms, composition = [], [], [], [], []
     for sample in open_data_set(source):
         free = sample.fixed == 0
         ids.append(f"{sample.sid}_{sample.fid}" if "fid" in sample else str(sample.sid))
         energy.append(float(sample[energy_key]))
         free_atoms.append(int(free.sum()))
+        composition.append(composition_energy(sample, references))
         if "forces" in sample:
             forces.append(sample.forces[free].double())
     return Targets(
@@ -64,6 +86,7 @@ def _read_targets(source: str, energy_key: str) -> Targets:
         torch.tensor(energy, dtype=torch.float64),
         torch.cat(forces) if forces else None,
         torch.tensor(free_atoms),
+        torch.tensor(composition, dtype=torch.float64),
     )
 
 
@@ -79,7 +102,13 @@ def reorder(targets: Targets) -> Targets:
     if forces is not None:
         blocks = forces.split(targets.free_atoms.tolist())
         forces = torch.cat([blocks[i] for i in order])
-    return Targets([targets.ids[i] for i in order], targets.energy[order], forces, targets.free_atoms[order])
+    return Targets(
+        [targets.ids[i] for i in order],
+        targets.energy[order],
+        forces,
+        targets.free_atoms[order],
+        targets.composition[order],
+    )
 
 
 def metrics(energy: torch.Tensor, forces: torch.Tensor | None, targets: Targets) -> dict[str, float]:
