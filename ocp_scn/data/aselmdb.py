@@ -1,7 +1,7 @@
 """Write structures in the ASE-LMDB format that fairchem-core 2's trainers read.
 
 A data set is a folder with files ``data.0000.aselmdb``, …, ``metadata.npz`` (``natoms`` of each sample) and
-``elements.json``.
+``elements.npz``.
 A row has the structure with its tags and fixed atoms, the calculated energy, forces and stress, and in its
 data ``sid``, ``fid`` and every other target.
 """

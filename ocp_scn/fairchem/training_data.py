@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor
@@ -15,7 +15,8 @@ from torch.utils.data import Subset
 
 from ocp_scn.errors import InputError
 
-ELEMENTS_FILE = "elements.json"  # beside a data set's files
+# Beside a data set's files; fairchem 2 takes most others in that folder for databases.
+ELEMENTS_FILE = "elements.npz"
 # A data set without that file is read through once, where that takes no more than a minute or two.
 _READ_THROUGH = 500_000
 # Samples that say whether sizes vary, where no metadata do.
@@ -24,8 +25,7 @@ _FIRST = 100
 
 def write_elements(folder: Path, elements: Iterable[int]) -> None:
     """Write the atomic numbers that occur in a data set beside its files."""
-    text = json.dumps([chemical_symbols[number] for number in sorted(elements)])
-    (folder / ELEMENTS_FILE).write_text(text + "\n")
+    np.savez(folder / ELEMENTS_FILE, atomic_numbers=np.array(sorted(elements), dtype=np.int64))
 
 
 def elements_of(data_set: Any) -> set[int] | None:
@@ -107,9 +107,10 @@ def _folder(path: Path) -> Path:
 
 def _read_elements(file: Path) -> list[int]:
     try:
-        return [chemical_symbols.index(symbol) for symbol in json.loads(file.read_text())]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{file} is no list of chemical symbols: {error}") from error
+        with np.load(file) as record:
+            return record["atomic_numbers"].tolist()
+    except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is no record of elements: {error}") from error
 
 
 def _symbols(numbers: Iterable[int]) -> str:

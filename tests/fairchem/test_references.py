@@ -143,14 +143,13 @@ def data(tmp_path: Path) -> LmdbDataset:
 def test_a_data_set_knows_its_elements_and_sizes(data: LmdbDataset) -> None:
     assert elements_of(data) == {8, 29, 79}
     assert sizes_of(data) == (2, 8)
-    file = data.path / "elements.json"
-    file.write_text('["O", "Xx"]')
-    with pytest.raises(InputError, match=r"elements\.json is no list of chemical symbols: 'Xx'"):
+    (data.path / "elements.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"elements\.npz is no record of elements"):
         elements_of(data)
 
 
 def test_a_data_set_without_records_is_read_through(data: LmdbDataset) -> None:
-    for name in ("elements.json", "metadata.npz"):
+    for name in ("elements.npz", "metadata.npz"):
         (data.path / name).unlink()
     assert elements_of(data) == {8, 29, 79}
     assert elements_of(Subset(data, [0, 2])) == {8, 29}

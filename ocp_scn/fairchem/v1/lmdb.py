@@ -1,7 +1,7 @@
 """Data sets in the LMDB format that fairchem-core 1.10's trainers read.
 
 A data set is a folder with ``data.lmdb`` (keys "0", "1", …: pickled graphs; key "length"),
-``metadata.npz`` (``natoms`` of each sample, for batches balanced by size) and ``elements.json``.
+``metadata.npz`` (``natoms`` of each sample, for batches balanced by size) and ``elements.npz``.
 """
 
 from __future__ import annotations
