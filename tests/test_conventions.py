@@ -1,5 +1,6 @@
 """One short test for each line of docs/conventions.md, under the line's number."""
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from e3nn import o3
+from fairchem.core.modules.normalization.element_references import create_element_references
 from fairchem.core.modules.normalization.normalizer import create_normalizer
 from torch_geometric.data import Batch, Data
 
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
 from ocp_scn.fairchem.neighbors import find_edges
+from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
 from ocp_scn.sphere import (
@@ -27,6 +30,7 @@ from ocp_scn.sphere import (
     spiral_points,
     wigner_rows,
 )
+from ocp_scn.trained import Trained, to_fairchem1
 from tests.messages import edge_messages, rotate_back, rotate_rows
 from tests.weights import strengthen
 
@@ -326,3 +330,42 @@ def test_c23_derivatives():
     force, stress = [-(plus - minus) / (2 * step) for plus, minus in zip(*energies, strict=True)]
     assert out["forces"][0, 2].item() == pytest.approx(force, rel=1e-6)
     assert out["stress"][0, 1, 1].item() == pytest.approx(-stress / 125, rel=1e-6)
+
+
+def test_c24_extensive_energies(model):
+    references = create_element_references(state_dict={"element_references": torch.linspace(-5, 0, 119)})
+    apart = torch.tensor([0.0, 0.0, 40.0])
+    one = structure(pbc=torch.zeros(1, 3, dtype=torch.bool))
+    places = {"pos": torch.cat([one.pos, one.pos + apart]), "atomic_numbers": one.atomic_numbers.repeat(2)}
+    two = structure(pbc=torch.zeros(1, 3, dtype=torch.bool), natoms=6, **places)
+
+    def energy(data, mean):
+        scaled = create_normalizer(mean=mean, stdev=2.0)(model(data)["energy"].view(1, 1))
+        return references(scaled, data).item()
+
+    assert energy(two, 0.0) == pytest.approx(2 * energy(one, 0.0), rel=1e-6)
+    assert energy(two, -4.1) == pytest.approx(2 * energy(one, -4.1) + 4.1, rel=1e-6)
+
+
+def checkpoint_of(model, **changes):
+    """Return a checkpoint of fairchem 1, through the form of neither line."""
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    return to_fairchem1(Trained(dataclasses.asdict(model.config), weights, weights, {}, **changes))
+
+
+def test_c25_references(model):
+    checkpoint = checkpoint_of(model, references=[0.0, -13.5, *[0.0] * 117])
+    kept = create_element_references(state_dict=checkpoint["elementrefs"]["energy"])
+    data, label = structure(atomic_numbers=torch.tensor([1, 1, 8])), torch.tensor([[-30.0]])
+    target = kept.dereference(label, data)
+    assert target.item() == -30.0 + 2 * 13.5  # what a training learns
+    assert torch.equal(kept(target, data), label)  # what a prediction is
+
+
+def test_c26_trained_elements(model):
+    assert checkpoint_of(model, elements=[1, 29])["config"]["trained_elements"] == [1, 29]
+    assert "trained_elements" not in checkpoint_of(model)["config"]
+    known = KnownElements([1, 29], strict=True)
+    known.check(torch.tensor([29, 1, 29]))
+    with pytest.raises(InputError, match="not on He, O"):
+        known.check(torch.tensor([8, 1, 2]))
