@@ -49,6 +49,7 @@ class TrainingGuard(Callback):
         unit.model.module.backbone.validate_tasks(_get_dataset_to_tasks_map(unit.tasks))
         if distutils.is_master():  # which writes inference checkpoints
             _complete_configuration(unit, state.train_state.dataloader.dataset.datasets)
+        distutils.synchronize()  # every rank reads that configuration when it saves
         for phase in (state.train_state, state.eval_state):
             if phase is not None:
                 _check_batches(phase.dataloader.batch_sampler)
