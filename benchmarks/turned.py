@@ -18,6 +18,7 @@ from benchmarks.equivariance_rows import Row
 from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
 from ocp_scn.data.sample import build_initial, combinations, intact
 from ocp_scn.fairchem.neighbors import find_edges
+from ocp_scn.fairchem.v1 import loading
 from ocp_scn.fairchem.v1.checks import check_data_set, check_weights
 from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.graph import build_graph
@@ -151,10 +152,12 @@ def read_checkpoint(path: Path) -> Weights:
     if not path.is_file():
         raise InputError(f"--checkpoint {path} does not exist")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint = loading.read_checkpoint(str(path))
         model, state = checkpoint["config"]["model"], checkpoint["state_dict"]
         # Until 2023 the settings stood apart from the name.
         settings = dict(checkpoint["config"]["model_attributes"] if isinstance(model, str) else model)
+    except InputError as error:
+        raise InputError(f"--checkpoint {error}") from error
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
         raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: {error!r}") from error
     settings |= {"otf_graph": True}

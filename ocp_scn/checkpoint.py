@@ -2,7 +2,7 @@
 
 ``python -m ocp_scn.checkpoint convert SOURCE TARGET`` finds out which line a checkpoint is of and writes one
 of the other. What predictions need is carried over: the settings, the weights and their average, the
-normalizers and element references. The state of a training is not.
+normalizers, element references and trained elements. The state of a training is not.
 """
 
 from __future__ import annotations

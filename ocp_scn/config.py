@@ -67,6 +67,7 @@ class SCNConfig:
     grid_resolution: int = setting(0, 0, 200)  # latitudes of the grid; 0 means 2 (lmax + 1)
     compute_dtype: str = setting("float32")  # of the layers' matrix products; tf32 is for GPUs
     cuda_graphs: bool = setting(False)  # replay evaluations of repeated sizes: for MD and relaxations on GPUs
+    strict_elements: bool = setting(False)  # refuse elements that were not trained, rather than warn
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> SCNConfig:

@@ -14,6 +14,7 @@ from ocp_scn.errors import InputError
 from ocp_scn.model import SCN
 
 NAMES = ("scn", "ocp_scn")
+ELEMENTS_KEY = "trained_elements"  # of a configuration in a checkpoint: atomic numbers
 # Names of normalizers before 2023.
 OLD_TARGETS = {"target": "energy", "grad_target": "forces"}
 
@@ -28,6 +29,7 @@ class Trained:
         averaged: the moving average of the weights, which predicts; the weights where there is none.
         normalizers: mean and rmsd of ``energy`` and ``forces``, in eV and eV/Å.
         references: energy of each element, eV, by atomic number; None without.
+        elements: atomic numbers in its training data; None where that is not known.
     """
 
     settings: dict[str, Any]
@@ -35,6 +37,7 @@ class Trained:
     averaged: dict[str, Tensor]
     normalizers: dict[str, tuple[float, float]]
     references: list[float] | None = None
+    elements: list[int] | None = None
 
     @property
     def config(self) -> SCNConfig:
@@ -68,7 +71,8 @@ def from_fairchem1(checkpoint: Mapping[str, Any]) -> Trained:
     references = (checkpoint.get("elementrefs") or {}).get("energy")
     if references is not None:
         references = references["element_references"].double().flatten().tolist()
-    return Trained(settings, weights, averaged, normalizers, references)
+    elements = checkpoint["config"].get(ELEMENTS_KEY)
+    return Trained(settings, weights, averaged, normalizers, references, elements)
 
 
 def to_fairchem1(trained: Trained) -> dict[str, Any]:
@@ -82,6 +86,7 @@ def to_fairchem1(trained: Trained) -> dict[str, Any]:
         for name, weight in model.named_parameters():
             weight.copy_(trained.averaged[name])
     targets = ["energy", "forces"] if config.regress_forces else ["energy"]
+    elements = {} if trained.elements is None else {ELEMENTS_KEY: list(trained.elements)}
     references = {}
     if trained.references is not None:
         references = {"energy": {"element_references": torch.tensor(trained.references)}}
@@ -92,7 +97,7 @@ def to_fairchem1(trained: Trained) -> dict[str, Any]:
             for name, (mean, rmsd) in trained.normalizers.items()
         },
         "elementrefs": references,
-        "config": _config_of_fairchem1(trained.settings, targets),
+        "config": {**_config_of_fairchem1(trained.settings, targets), **elements},
         "val_metrics": None,
         "amp": None,
     }

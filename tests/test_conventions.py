@@ -1,5 +1,6 @@
 """One short test for each line of docs/conventions.md, under the line's number."""
 
+import dataclasses
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from ase.constraints import FixCartesian, FixCom, FixScaled
 from ase.io import write
 from e3nn import o3
 from fairchem.core.datasets import LmdbDataset
+from fairchem.core.modules.normalization.element_references import create_element_references
 from fairchem.core.modules.normalization.normalizer import Normalizer, create_normalizer
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
@@ -27,6 +29,7 @@ from ocp_scn.data.frames import find_files, read_frames
 from ocp_scn.data.labels import LabelKeys, read_labels
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.fairchem.scales import scale_of
+from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.fairchem.v1.checks import check_samples, predicted_name
 from ocp_scn.fairchem.v1.normalization import check_derivatives
 from ocp_scn.fairchem.v1.relaxations import to_atoms
@@ -47,6 +50,7 @@ from ocp_scn.sphere import (
     wigner_rows,
 )
 from ocp_scn.submission.structures import read_structures
+from ocp_scn.trained import Trained, to_fairchem1
 from tests.fairchem.test_normalization import AGREE, saved, trainer
 from tests.messages import edge_messages, rotate_back, rotate_rows
 from tests.samples import write_lmdb
@@ -358,7 +362,8 @@ def test_c24_ids(tmp_path):
     names = [structure_name(frame.sid, frame.fid) for frame in frames]
     assert names == ["Cu/relax_0", "Cu/relax_1", "Pd/relax_0", "Pd/relax_1"]
     assert structure_name("Cu", None) == "Cu"
-    data = [Data(sid=sid, fid=0, natoms=1, fixed=torch.tensor([0])) for sid in ("a", "b", "a")]
+    atom = {"natoms": 1, "atomic_numbers": torch.tensor([1]), "fixed": torch.tensor([0])}
+    data = [Data(sid=sid, fid=0, **atom) for sid in ("a", "b", "a")]
     write_lmdb(tmp_path / "twice", data)
     with pytest.raises(InputError, match="'a_0'"):
         check_samples("dataset.test", {"src": str(tmp_path / "twice")}, "id", predicted_name)
@@ -450,3 +455,42 @@ def test_c31_whose_normalizers(tmp_path, caplog):
     made.load_checkpoint(str(path))
     assert made.normalizers["energy"].mean.item() == -0.5
     assert "mean -0.5 and rmsd 2.26, of the checkpoint; the configuration has mean -6.07" in caplog.text
+
+
+def test_c32_extensive_energies(model):
+    references = create_element_references(state_dict={"element_references": torch.linspace(-5, 0, 119)})
+    apart = torch.tensor([0.0, 0.0, 40.0])
+    one = structure(pbc=torch.zeros(1, 3, dtype=torch.bool))
+    places = {"pos": torch.cat([one.pos, one.pos + apart]), "atomic_numbers": one.atomic_numbers.repeat(2)}
+    two = structure(pbc=torch.zeros(1, 3, dtype=torch.bool), natoms=6, **places)
+
+    def energy(data, mean):
+        scaled = create_normalizer(mean=mean, stdev=2.0)(model(data)["energy"].view(1, 1))
+        return references(scaled, data).item()
+
+    assert energy(two, 0.0) == pytest.approx(2 * energy(one, 0.0), rel=1e-6)
+    assert energy(two, -4.1) == pytest.approx(2 * energy(one, -4.1) + 4.1, rel=1e-6)
+
+
+def checkpoint_of(model, **changes):
+    """Return a checkpoint of fairchem 1, through the form of neither line."""
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    return to_fairchem1(Trained(dataclasses.asdict(model.config), weights, weights, {}, **changes))
+
+
+def test_c33_references(model):
+    checkpoint = checkpoint_of(model, references=[0.0, -13.5, *[0.0] * 117])
+    kept = create_element_references(state_dict=checkpoint["elementrefs"]["energy"])
+    data, label = structure(atomic_numbers=torch.tensor([1, 1, 8])), torch.tensor([[-30.0]])
+    target = kept.dereference(label, data)
+    assert target.item() == -30.0 + 2 * 13.5  # what a training learns
+    assert torch.equal(kept(target, data), label)  # what a prediction is
+
+
+def test_c34_trained_elements(model):
+    assert checkpoint_of(model, elements=[1, 29])["config"]["trained_elements"] == [1, 29]
+    assert "trained_elements" not in checkpoint_of(model)["config"]
+    known = KnownElements([1, 29], strict=True)
+    known.check(torch.tensor([29, 1, 29]))
+    with pytest.raises(InputError, match="not on He, O"):
+        known.check(torch.tensor([8, 1, 2]))

@@ -1,6 +1,7 @@
 """Write structures in the ASE-LMDB format that fairchem-core 2's trainers read.
 
-A data set is a folder with files ``data.0000.aselmdb``, … and ``metadata.npz`` (``natoms`` of each sample).
+A data set is a folder with files ``data.0000.aselmdb``, …, ``metadata.npz`` (``natoms`` of each sample) and
+``elements.npz``.
 A row has the structure with its tags and fixed atoms, the calculated energy, forces and stress, and in its
 data ``sid``, ``fid`` and every other target.
 """
@@ -21,6 +22,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from ocp_scn.data.constraints import held_atoms
 from ocp_scn.fairchem.files import open_lmdb
+from ocp_scn.fairchem.training_data import write_elements
 
 CALCULATED = ("energy", "forces", "stress")
 # The database looks through a list of its rows for every new one.
@@ -33,6 +35,7 @@ class AseLmdbWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.natoms: list[int] = []
+        self._elements: set[int] = set()
         self._digests: list[int] = []
         self._database: Any = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +62,7 @@ class AseLmdbWriter:
         self._database.write(copy, data=properties)
         self._digests.append(_digest(copy, properties))
         self.natoms.append(len(copy))
+        self._elements.update(copy.numbers.tolist())
 
     def __enter__(self) -> AseLmdbWriter:
         return self
@@ -68,6 +72,7 @@ class AseLmdbWriter:
         if kind is None:
             self._verify()
             np.savez(self.folder / "metadata.npz", natoms=np.array(self.natoms, dtype=np.int64))
+            write_elements(self.folder, self._elements)
 
     def _close(self) -> None:
         if self._database is not None:

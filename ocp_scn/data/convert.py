@@ -19,7 +19,14 @@ from ocp_scn.data import pickles
 from ocp_scn.data.constraints import held_atoms
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import Writer, add_format_argument, writer
-from ocp_scn.data.frames import Frame, find_fault, find_files, foreign_files, read_frames
+from ocp_scn.data.frames import (
+    Frame,
+    find_fault,
+    find_files,
+    foreign_files,
+    has_calculated_energies,
+    read_frames,
+)
 from ocp_scn.data.labels import ENERGY_TARGETS, RELAXED_TARGETS, LabelKeys
 from ocp_scn.data.references import LinearReferences, ReferenceFit
 from ocp_scn.data.splits import TRAIN, Rule, parse_rules, parts_systems, split_of
@@ -29,14 +36,20 @@ from ocp_scn.predictions import structure_name
 DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, OC20's pairs of
 extxyz.xz and txt, or LMDB files of fairchem-core 1) into LMDB data sets, one folder a split."""
 EPILOG = """examples:
-  python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --references fit --split val=0.1
+  python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --split val=0.1
   python -m ocp_scn.data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
 _SAME_ID = "an earlier frame has the same sid and fid"
+REFERENCES_FILE = "references.npz"
+# Trainings read energies in float32, whose numbers may not be further apart than this, eV.
+_COARSEST = 1e-3
 
 
 @dataclass
 class Report:
     """What a conversion did."""
+
+    references: LinearReferences | None = None
+    subtracted: bool = False  # whether the energies as written lack the references
 
     frames: Counter[str] = field(default_factory=Counter)  # written, by split
     too_large: int = 0  # frames left out for their number of atoms
@@ -52,7 +65,7 @@ class Report:
     lost: Counter[str] = field(default_factory=Counter)  # frames, by kind of constraint that is not kept
     fixed: int = 0  # atoms of all frames
     tagged: int = 0  # frames with atoms of different tags, as slabs have
-    energy: list[float] = field(default_factory=list)  # training energies as written, eV
+    energy: list[float] = field(default_factory=list)  # training energies without references, eV
     forces_sum2: float = 0.0  # sum of squared force components on free training atoms, (eV/Å)²
     forces_count: int = 0
 
@@ -110,13 +123,21 @@ class Report:
             "not_taken": dict(self.not_taken),
             "constraints_not_kept": dict(self.lost),
             "normalizer": self.normalizer(),
+            "references": None if self.references is None else self.references.by_symbol(),
+            "references_subtracted": self.subtracted,
         }
 
     def normalizer(self) -> dict[str, dict[str, float]]:
-        """Return mean and stdev of the training targets, as a configuration's ``normalizer`` has them."""
+        """Return mean and stdev of the training targets, as a configuration's ``normalizer`` has them.
+
+        With references the mean is 0: a mean is added once a system, whatever its size.
+        """
         found = {}
         if self.energy:
-            found["energy"] = {"mean": float(np.mean(self.energy)), "stdev": float(np.std(self.energy))}
+            energy = np.array(self.energy)
+            mean = 0.0 if self.references is not None else float(energy.mean())
+            stdev = float(np.sqrt(np.square(energy - mean).mean()))
+            found["energy"] = {"mean": mean, "stdev": stdev}
         if self.forces_count:
             stdev = float(np.sqrt(self.forces_sum2 / self.forces_count))
             found["forces"] = {"mean": 0.0, "stdev": stdev}
@@ -144,8 +165,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of random splits (default: 0)")
     parser.add_argument(
         "--references",
-        metavar="fit|FILE.npz",
-        help="subtract linear element references: fitted to 'train', or coeff of an npz file",
+        metavar="fit|none|FILE.npz",
+        help="energies of the elements, for trainings to subtract and predictions to add: fitted to 'train', "
+        "or coeff of an npz file (default: fit for calculations, none for adsorption energies and data sets)",
+    )
+    parser.add_argument(
+        "--subtract-references",
+        action="store_true",
+        help="write energies without the references; nothing adds them to predictions then",
     )
     parser.add_argument("--max-atoms", type=int, help="leave out larger structures")
     parser.add_argument(
@@ -221,6 +248,18 @@ def run(args: argparse.Namespace) -> None:
         print(f"warning: {line}", file=sys.stderr)
     for target, values in report.normalizer().items():
         print(f"  normalizer of {target}: mean {values['mean']:.6g}, stdev {values['stdev']:.6g}")
+    if report.references is not None:
+        print(f"  references of {', '.join(report.references.by_symbol())}: {_how_to_use(args, report)}")
+
+
+def _how_to_use(args: argparse.Namespace, report: Report) -> str:
+    if report.subtracted:
+        return "subtracted from the energies, and no prediction adds them"
+    key = {
+        "lmdb": "--dataset.train.transforms.element_references.energy.file",
+        "aselmdb": "energy_references",
+    }
+    return f"train with {key[args.format]}={args.target / REFERENCES_FILE}"
 
 
 def convert(args: argparse.Namespace) -> Report:
@@ -236,15 +275,19 @@ def convert(args: argparse.Namespace) -> Report:
     make = writer(args.format)
     with new_folder(args.target, overwrite=args.overwrite) as folder:
         references = _references(args, files, rules)
-        report = Report()
+        if args.subtract_references and references is None:
+            raise InputError("--subtract-references: there are none; pass --references fit or a file")
+        report = Report(references=references, subtracted=args.subtract_references)
         with ExitStack() as stack:
             writers = {name: stack.enter_context(make(folder / name)) for name in [TRAIN, *rules]}
             for read, split in _good_frames(args, files, rules, report, references):
-                frame = read if references is None else _referred(read, references)
+                shift = 0.0 if references is None else references.energy(read.atoms.numbers)
+                frame = _shifted(read, shift) if args.subtract_references else read
+                _mind_precision(frame)
                 _write(frame, writers[split])
                 report.add(frame, split)
                 if split == TRAIN:
-                    _count(frame, report)
+                    _count(read, shift, report)
             report.check_splits(args, rules)
             report.check_targets()
             _check_keys(args, report)
@@ -252,7 +295,7 @@ def convert(args: argparse.Namespace) -> Report:
             if unknown:
                 raise InputError(f"--leave-out {unknown[0]}: no frame has a target of that name")
         if references is not None:
-            references.save(folder / "references.npz")
+            references.save(folder / REFERENCES_FILE)
         (folder / "conversion.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
     return report
 
@@ -289,11 +332,10 @@ def _good_frames(
             min_distance=args.min_distance,
             labels=args.labels == "needed",
         )
-        if (
-            fault is None
-            and references is not None
-            and not np.isfinite(references.energy(frame.atoms.numbers))
-        ):
+        split = split_of(frame.sid, frame.fid or 0, rules)
+        # Labels of total energies need none outside of training: a test set may have other elements.
+        needed = references if split == TRAIN or args.subtract_references else None
+        if fault is None and needed is not None and not np.isfinite(needed.energy(frame.atoms.numbers)):
             fault = "an element has no reference energy"
         name = structure_name(frame.sid, frame.fid)
         if fault is None and name in report.ids:
@@ -324,16 +366,26 @@ def _hint(frame: Frame, fault: str) -> str:
 def _references(
     args: argparse.Namespace, files: list[Path], rules: dict[str, Rule]
 ) -> LinearReferences | None:
-    if args.references is None:
+    """Return the references that were asked for; fitted ones for calculations where nothing was."""
+    asked = args.references
+    if asked == "none" or (asked is None and not has_calculated_energies(files)):
         return None
-    if args.references != "fit":
-        return LinearReferences.load(Path(args.references))
+    if asked not in (None, "fit"):
+        return LinearReferences.load(Path(asked))
     fit, report = ReferenceFit(), Report()
     for frame, split in _good_frames(args, files, rules, report, None):
-        if split == TRAIN and frame.energy is not None:
-            fit.add(frame.atoms.numbers, frame.energy)
+        energy = frame.targets.get("y_relaxed") if frame.energy is None else frame.energy
+        if split == TRAIN and energy is not None:
+            fit.add(frame.atoms.numbers, energy)
     report.check_splits(args, rules)  # before everything is read again
-    return fit.solve()
+    if fit.frames > fit.elements:
+        return fit.solve()
+    if asked is None:  # nothing to fit to, or every energy would be its own reference
+        return None
+    raise InputError(
+        f"--references fit: {fit.frames} training frames with an energy for {fit.elements} elements; "
+        "expected more frames than elements"
+    )
 
 
 def _labels_of(frame: Frame) -> set[str]:
@@ -363,12 +415,25 @@ def _mind_pickles(files: list[Path], *, refuse: bool) -> None:
         )
 
 
-def _referred(frame: Frame, references: LinearReferences) -> Frame:
-    """Return the frame with all its energies counted from the references."""
-    shift = references.energy(frame.atoms.numbers)
+def _shifted(frame: Frame, shift: float) -> Frame:
+    """Return the frame with all its energies lowered by ``shift``, eV."""
     energies = {name: frame.targets[name] - shift for name in ENERGY_TARGETS if name in frame.targets}
     energy = None if frame.energy is None else frame.energy - shift
     return replace(frame, energy=energy, targets={**frame.targets, **energies})
+
+
+def _mind_precision(frame: Frame) -> None:
+    """Refuse energies that float32, in which trainings read them, does not hold."""
+    for name, energy in {"energy": frame.energy, **frame.targets}.items():
+        if energy is None or name not in ("energy", *ENERGY_TARGETS):
+            continue
+        spacing = float(np.spacing(np.abs(np.float32(energy))))
+        if spacing > _COARSEST:
+            raise InputError(
+                f"{frame.origin} has {name}={energy:.10g} eV, which trainings read in float32, in steps of "
+                f"{spacing:.2g} eV; --references fit --subtract-references writes what is left without "
+                "references"
+            )
 
 
 def _write(frame: Frame, writer: Writer) -> None:
@@ -377,10 +442,10 @@ def _write(frame: Frame, writer: Writer) -> None:
     writer.write(frame.atoms, **known, **frame.targets)
 
 
-def _count(frame: Frame, report: Report) -> None:
-    """Add a training frame's labels to what the normalizer is made of."""
+def _count(frame: Frame, reference: float, report: Report) -> None:
+    """Add a training frame's labels to what the normalizer is made of; its reference energy in eV."""
     if frame.energy is not None:
-        report.energy.append(frame.energy)
+        report.energy.append(frame.energy - reference)
     if frame.forces is None:
         return
     free = ~held_atoms(frame.atoms)

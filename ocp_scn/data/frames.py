@@ -95,7 +95,9 @@ def foreign_files(source: Path) -> list[Path]:
     return [
         path
         for path in files
-        if not path.name.endswith(READABLE) and path not in known and path.name != "metadata.npz"
+        if not path.name.endswith(READABLE)
+        and path not in known
+        and path.name not in ("metadata.npz", "elements.npz")
     ]
 
 
@@ -114,6 +116,11 @@ def system_of(name: str) -> str:
 
 def _stem(name: str) -> str:
     return name.removesuffix(max((end for end in READABLE if name.endswith(end)), key=len, default=""))
+
+
+def has_calculated_energies(files: Iterable[Path]) -> bool:
+    """Tell whether energies are as calculated: not adsorption energies of OC20, nor those of a data set."""
+    return not any(path.name.endswith(_PICKLED + _ASE_LMDB) or _has_references(path) for path in files)
 
 
 def read_frames(
@@ -333,10 +340,9 @@ def _seekable(path: Path) -> Iterator[IO[str]]:
 
 def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
     """Return (system, frame, reference energy in eV) of each frame of an OC20 pair, or None."""
-    text = _text_file(path)
-    if not path.name.endswith(_XYZ) or not text.is_file():
+    if not _has_references(path):
         return None
-    table = []
+    text, table = _text_file(path), []
     try:
         lines = text.read_text().split()
     except (OSError, ValueError) as error:
@@ -349,6 +355,10 @@ def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
             expected = "expected system,frame,energy"
             raise UnreadableError(f"{str(text)!r} line {number} is {line!r}; {expected}") from None
     return table
+
+
+def _has_references(path: Path) -> bool:
+    return path.name.endswith(_XYZ) and _text_file(path).is_file()
 
 
 def _text_file(path: Path) -> Path:

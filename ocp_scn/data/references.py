@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from ocp_scn.errors import InputError
 
@@ -17,21 +18,32 @@ class LinearReferences:
     """Energies of the elements, coeff[Z] in eV; NaN where undefined."""
 
     def __init__(self, coeff: np.ndarray) -> None:
-        self.coeff = np.where(np.abs(coeff) < _UNDEFINED, coeff, np.nan)
+        self.coeff = coeff
 
     @classmethod
     def load(cls, path: Path) -> LinearReferences:
         """Read ``coeff`` from an npz file, as fairchem's ``lin_ref`` option does."""
         try:
-            return cls(np.load(path)["coeff"].astype(np.float64).ravel())
-        except (OSError, KeyError, ValueError) as error:
+            with np.load(path) as file:
+                coeff = file["coeff"].astype(np.float64).ravel()
+                defined = file["defined"] if "defined" in file else np.abs(coeff) < _UNDEFINED
+                return cls(np.where(defined, coeff, np.nan))
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"--references {str(path)!r} is not an npz file with an array 'coeff': {error}"
             ) from error
 
     def save(self, path: Path) -> None:
-        """Write an npz file with ``coeff``."""
-        np.savez(path, coeff=self.coeff)
+        """Write an npz file that both lines of fairchem read: ``coeff``, 0 where not ``defined``.
+
+        fairchem adds what it finds; as in its own fits, an element that never occurred has 0.
+        """
+        np.savez(path, coeff=np.nan_to_num(self.coeff), defined=np.isfinite(self.coeff))
+
+    def by_symbol(self) -> dict[str, float]:
+        """Return the references that are defined and not 0, eV, by chemical symbol."""
+        coeff = np.nan_to_num(self.coeff[:NUM_ELEMENTS])
+        return {chemical_symbols[number]: float(coeff[number]) for number in np.flatnonzero(coeff)}
 
     def energy(self, numbers: np.ndarray) -> float:
         """Return the sum over atoms, eV; NaN if an element has no reference."""
@@ -46,12 +58,19 @@ class ReferenceFit:
     def __init__(self) -> None:
         self._normal = np.zeros((NUM_ELEMENTS, NUM_ELEMENTS))
         self._right = np.zeros(NUM_ELEMENTS)
+        self.frames = 0
+
+    @property
+    def elements(self) -> int:
+        """The number of elements that occurred."""
+        return int((np.diag(self._normal) > 0).sum())
 
     def add(self, numbers: np.ndarray, energy: float) -> None:
         """Add a frame: atomic numbers (n,) and energy in eV."""
         counts = np.bincount(numbers, minlength=NUM_ELEMENTS).astype(np.float64)
         self._normal += np.outer(counts, counts)
         self._right += counts * energy
+        self.frames += 1
 
     def solve(self) -> LinearReferences:
         """Return the references; the shortest solution where compositions leave a choice."""

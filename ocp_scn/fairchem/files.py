@@ -15,6 +15,14 @@ from ocp_scn.errors import InputError, UnreadableError
 RELAXED_FILE = "relaxed_positions.npz"  # in a run's results, of all that was relaxed
 
 
+def of_other_line(line: int, path: Path | str = "FILE") -> str:
+    """Return what refuses a checkpoint of line 1 or 2 of fairchem where the other one is installed."""
+    return (
+        f"{path} is a checkpoint of fairchem-core {line}, and this is {3 - line}; where fairchem-core 2 is "
+        f"installed, python -m ocp_scn.checkpoint convert {path} TARGET writes one for {3 - line}"
+    )
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path``; what is written there takes the file's place when it is complete.

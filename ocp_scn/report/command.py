@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import RELAXED_FILE
 from ocp_scn.fairchem.v1.lmdb import open_data_set
+from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.relaxations import (
     RECORD_FILE,
     Relaxed,
@@ -26,6 +27,7 @@ from ocp_scn.fairchem.v1.relaxations import (
 from ocp_scn.report.figures import plot_loss, plot_parity
 from ocp_scn.report.predictions import (
     Targets,
+    composition_energy,
     data_set_name,
     data_sets,
     matching,
@@ -36,7 +38,8 @@ from ocp_scn.report.predictions import (
 EPILOG = """example:
   python -m ocp_scn.report runs/demo
 Compares every prediction file and every relaxation of the run with the data set whose ids it has, beside a
-predictor that knows only the mean training energy: no forces, and initial structures for relaxed ones."""
+predictor that knows only the mean training energy (beyond the references of elements, of a model with those):
+no forces, and initial structures for relaxed ones."""
 # Tables, and their columns: fairchem's names of metrics, what they are called, their factor.
 TITLES = {
     "s2ef": "S2EF: energies and forces of structures",
@@ -58,6 +61,16 @@ COLUMNS = {
         "is2rs_positions_average_distance_within_threshold": ("ADwT [%]", 100),
     },
 }
+
+
+class Training(NamedTuple):
+    """A training: its name, configuration, and the model's references, eV by atomic number."""
+
+    name: str
+    config: dict[str, Any]
+    references: torch.Tensor | None
+
+
 Rows = dict[str, dict[str, dict[str, float]]]  # of a table: metrics by data set and predictor
 
 
@@ -102,17 +115,18 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
     trainings, more = latest_trainings(run_dir), [str(path) for path in data]
     folder = run_dir / "report"
     folder.mkdir(exist_ok=True)
-    splits = {task: data_sets(config, more) for task, (_, config) in trainings.items()}
+    splits = {task: data_sets(found.config, more, found.references) for task, found in trainings.items()}
     tables = compare_predictions(run_dir, splits)
-    mean = float(splits["is2re"]["train"].energy.nanmean()) if "is2re" in splits else None
-    tables["relaxation"] = compare_relaxations(run_dir, mean)
+    mean = splits["is2re"]["train"].rest if "is2re" in splits else None
+    references = trainings["is2re"].references if "is2re" in splits else None
+    tables["relaxation"] = compare_relaxations(run_dir, mean, references)
     tables = {task: dict(sorted(rows.items())) for task, rows in tables.items() if rows}
     if not tables:
         raise InputError(
             f"{run_dir} has no results/*/*predictions.npz or {RELAXED_FILE}; run main.py --mode predict first"
         )
-    for task, (name, _) in trainings.items():
-        plot_loss(folder / f"loss_{task}.png", run_dir / "logs" / "tensorboard" / name)
+    for task, found in trainings.items():
+        plot_loss(folder / f"loss_{task}.png", run_dir / "logs" / "tensorboard" / found.name)
     text = "\n".join(f"{TITLES[task]}\n\n{format_table(task, rows)}" for task, rows in tables.items())
     (folder / "metrics.json").write_text(json.dumps(tables, indent=1) + "\n")
     (folder / "metrics.md").write_text(text)
@@ -120,12 +134,14 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
     return tables
 
 
-def latest_trainings(run_dir: Path) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return name and configuration of the newest training in a run folder, for ``s2ef`` and ``is2re``."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+def latest_trainings(run_dir: Path) -> dict[str, Training]:
+    """Return the newest training in a run folder, for ``s2ef`` and ``is2re``."""
+    found: dict[str, Training] = {}
     for path in sorted(run_dir.glob("checkpoints/*/*checkpoint.pt"), key=lambda p: p.stat().st_mtime):
-        config = torch.load(path, map_location="cpu", weights_only=False, mmap=True)["config"]
-        found["s2ef" if "forces" in config["outputs"] else "is2re"] = path.parent.name, config
+        checkpoint = read_checkpoint(str(path), mmap=True)
+        config, references = checkpoint["config"], (checkpoint.get("elementrefs") or {}).get("energy", {})
+        task = "s2ef" if "forces" in config["outputs"] else "is2re"
+        found[task] = Training(path.parent.name, config, references.get("element_references"))
     if not found:
         raise InputError(
             f"{run_dir} has no checkpoints/*/checkpoint.pt; expected the --run-dir of a training"
@@ -144,7 +160,7 @@ def compare_predictions(run_dir: Path, splits: dict[str, dict[str, Targets]]) ->
             raise InputError(f"{path}: its ids are those of no data set known; pass --data FOLDER")
         targets = reorder(splits[task][name])
         energy = torch.as_tensor(predictions["energy"]).double().view(-1)
-        mean = torch.full_like(energy, float(splits[task]["train"].energy.nanmean()))
+        trivial = targets.composition + splits[task]["train"].rest
         panels = {"energy [eV]": (targets.energy, energy)}
         forces = zero = None
         if targets.forces is not None and "forces" in predictions:
@@ -153,18 +169,19 @@ def compare_predictions(run_dir: Path, splits: dict[str, dict[str, Targets]]) ->
             panels["force components [eV/Å]"] = (targets.forces, forces)
         tables[task][name] = {
             "model": metrics(energy, forces, targets),
-            "trivial": metrics(mean, zero, targets),
+            "trivial": metrics(trivial, zero, targets),
         }
         plot_parity(run_dir / "report" / f"parity_{task}_{name}.png", name, panels)
     return tables
 
 
-def compare_relaxations(run_dir: Path, mean: float | None) -> Rows:
+def compare_relaxations(run_dir: Path, mean: float | None, references: torch.Tensor | None = None) -> Rows:
     """Return the rows of all relaxations with known results, the newest of each data set, and draw them.
 
     Args:
         run_dir: the run folder; its relaxations know their data sets.
-        mean: the mean relaxed energy of a training set, eV, if there is one.
+        mean: the mean relaxed energy of a training set, eV, if there is one; beyond the references if given.
+        references: of elements, eV by atomic number.
     """
     rows: Rows = {}
     for path in _by_age(run_dir, RELAXED_FILE):
@@ -179,7 +196,10 @@ def compare_relaxations(run_dir: Path, mean: float | None) -> Rows:
         model = relaxation_metrics(systems.values(), relaxed)
         if not model:
             continue
-        initial = {sid: Relaxed(system.pos.double().numpy(), mean or 0.0) for sid, system in systems.items()}
+        initial = {
+            sid: Relaxed(system.pos.double().numpy(), composition_energy(system, references) + (mean or 0.0))
+            for sid, system in systems.items()
+        }
         trivial = relaxation_metrics(systems.values(), initial)
         if mean is None:
             trivial = {key: value for key, value in trivial.items() if key.startswith("is2rs")}

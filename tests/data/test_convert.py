@@ -118,13 +118,110 @@ def test_every_format_keeps_stress_and_relaxed_structures(tmp_path: Path, kind: 
         assert np.allclose(sample.stress[0], atoms.get_stress(voigt=False), atol=1e-6)
 
 
-def test_references_are_subtracted_from_every_energy(tmp_path: Path) -> None:
+def test_references_are_subtracted_from_every_energy_where_that_is_asked(tmp_path: Path) -> None:
     source = with_targets(tmp_path, "extxyz", frames(systems=12))
-    assert main(["convert", str(source), str(tmp_path / "plain")]) == 0
-    assert main(["convert", str(source), str(tmp_path / "fitted"), "--references", "fit"]) == 0
-    for plain, fitted in zip(*(read(tmp_path / name / "train") for name in ("plain", "fitted")), strict=True):
-        assert abs(plain.energy - fitted.energy) > 1e-3
-        assert plain.y_relaxed - fitted.y_relaxed == pytest.approx(plain.energy - fitted.energy, abs=1e-6)
+    assert main(["convert", str(source), str(tmp_path / "whole")]) == 0
+    assert (
+        main(["convert", str(source), str(tmp_path / "rest"), "--references=fit", "--subtract-references"])
+        == 0
+    )
+    references = LinearReferences.load(tmp_path / "whole/references.npz")
+    for whole, rest in zip(*(read(tmp_path / name / "train") for name in ("whole", "rest")), strict=True):
+        shift = references.energy(whole.atomic_numbers.numpy())
+        assert abs(shift) > 1e-3
+        assert whole.energy - rest.energy == pytest.approx(shift, abs=1e-6)
+        assert whole.y_relaxed - rest.y_relaxed == pytest.approx(shift, abs=1e-6)
+
+
+def normalizer(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "conversion.json").read_text())["normalizer"]["energy"]
+
+
+def test_calculations_get_references_and_a_mean_of_0_by_themselves(
+    named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mean would be added once a system, whatever its size."""
+    assert main(["convert", str(named), str(tmp_path / "out"), "--split", "val=0.2"]) == 0
+    used = f"element_references.energy.file={tmp_path / 'out/references.npz'}"
+    assert f"references of Cu, Au: train with --dataset.train.transforms.{used}" in capsys.readouterr().out
+    samples = read(tmp_path / "out/train")
+    assert {round(s.energy, 6) for s in samples} <= {
+        round(atoms.get_potential_energy(), 6) for atoms in frames(systems=12)
+    }
+    references = LinearReferences.load(tmp_path / "out/references.npz")
+    rest = [s.energy - references.energy(s.atomic_numbers.numpy()) for s in samples]
+    assert normalizer(tmp_path / "out") == {
+        "mean": 0.0,
+        "stdev": pytest.approx(np.sqrt(np.mean(np.square(rest)))),
+    }
+    summary = json.loads((tmp_path / "out/conversion.json").read_text())
+    assert summary["references"] == pytest.approx({"Cu": references.coeff[29], "Au": references.coeff[79]})
+    assert summary["references_subtracted"] is False
+
+
+def test_no_references_where_none_are_wanted(named: Path, tmp_path: Path) -> None:
+    """On request, and for a data set, whose energies may be adsorption energies."""
+    assert main(["convert", str(named), str(tmp_path / "none"), "--references", "none"]) == 0
+    assert main(["convert", str(tmp_path / "none/train"), str(tmp_path / "again")]) == 0
+    energies = [s.energy for s in read(tmp_path / "none/train")]
+    for folder in (tmp_path / "none", tmp_path / "again"):
+        assert not (folder / "references.npz").exists()
+        assert normalizer(folder)["mean"] == pytest.approx(np.mean(energies))
+        assert normalizer(folder)["stdev"] == pytest.approx(np.std(energies))
+
+
+def test_references_are_fitted_to_more_frames_than_elements(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else nothing would be left of the energies."""
+    write(tmp_path / "two.traj", frames(systems=1, each=2))
+    arguments = ["convert", str(tmp_path / "two.traj"), str(tmp_path / "out")]
+    assert main([*arguments, "--references", "fit"]) == 2
+    assert "2 training frames with an energy for 2 elements; expected more" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert not (tmp_path / "out/references.npz").exists()
+
+
+def test_relaxed_energies_have_references_too(tmp_path: Path) -> None:
+    """Of IS2RE, where initial structures have no energy."""
+    bare = [atoms.copy() for atoms in frames(systems=3, each=3)]
+    for atoms in bare:
+        atoms.info["y_relaxed"] = -3.5 * (atoms.numbers == 29).sum() - 3.25 * (atoms.numbers == 79).sum()
+    write(tmp_path / "bare.traj", bare)
+    assert main(["convert", str(tmp_path / "bare.traj"), str(tmp_path / "out"), "--labels", "optional"]) == 0
+    references = LinearReferences.load(tmp_path / "out/references.npz").by_symbol()
+    assert references == pytest.approx({"Cu": -3.5, "Au": -3.25})
+
+
+def test_other_splits_may_have_elements_that_training_lacks(tmp_path: Path) -> None:
+    originals = frames(systems=3, each=4)
+    for atoms in originals[:4]:
+        atoms.numbers[0] = 78
+    write(tmp_path / "frames.extxyz", originals)
+    rule = ["--split", "test=sids:sys0"]
+    assert main(["convert", str(tmp_path / "frames.extxyz"), str(tmp_path / "out"), *rule]) == 0
+    assert len(read(tmp_path / "out/test")) == 4
+    assert np.load(tmp_path / "out/references.npz")["coeff"][78] == 0  # fairchem adds it as it is
+    assert np.isnan(LinearReferences.load(tmp_path / "out/references.npz").coeff[78])
+
+
+def test_energies_that_float32_does_not_hold_are_refused_unless_references_are_subtracted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of all electrons."""
+    originals = frames(systems=3, each=4)
+    for atoms in originals:
+        energy = atoms.calc.results["energy"] - 45000.0 * len(atoms)
+        atoms.calc = SinglePointCalculator(atoms, **{**atoms.calc.results, "energy": energy})
+    write(tmp_path / "frames.traj", originals)
+    arguments = ["convert", str(tmp_path / "frames.traj"), str(tmp_path / "out")]
+    assert main(arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "frames.traj#0 has energy=-35999" in line
+    assert "in steps of 0.031 eV" in line
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--references", "fit", "--subtract-references"]) == 0
+    assert np.abs([s.energy for s in read(tmp_path / "out/train")]).max() < 10
 
 
 def test_a_target_of_some_frames_only_is_refused_or_left_out(
@@ -182,6 +279,7 @@ def test_oc20_pairs_subtract_the_reference_column(tmp_path: Path) -> None:
     ]
     expected = [atoms.get_potential_energy() - 10.0 - i for i, atoms in enumerate(originals)]
     assert np.allclose([s.energy for s in samples], expected)
+    assert not (tmp_path / "out/references.npz").exists()  # adsorption energies have none
 
 
 def test_lmdb_files_are_a_source_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,17 +348,15 @@ def test_splits(named: Path, tmp_path: Path) -> None:
 
 
 def test_fitted_references_remove_what_composition_explains(named: Path, tmp_path: Path) -> None:
-    plain, fitted = tmp_path / "plain", tmp_path / "fitted"
-    assert main(["convert", str(named), str(plain)]) == 0
-    assert main(["convert", str(named), str(fitted), "--references", "fit"]) == 0
-    spread = [np.std([s.energy for s in read(folder / "train")]) for folder in (plain, fitted)]
-    assert spread[1] < 0.5 * spread[0]
-    again = tmp_path / "again"
-    assert main(["convert", str(named), str(again), "--references", str(fitted / "references.npz")]) == 0
-    energies = [[s.energy for s in read(folder / "train")] for folder in (fitted, again)]
-    assert np.allclose(*energies)
-    summary = json.loads((fitted / "conversion.json").read_text())
-    assert summary["normalizer"]["energy"]["stdev"] == pytest.approx(spread[1])
+    plain, fitted, again = (tmp_path / name for name in ("plain", "fitted", "again"))
+    subtract = ["--subtract-references", "--references"]
+    assert main(["convert", str(named), str(plain), "--references", "none"]) == 0
+    assert main(["convert", str(named), str(fitted), *subtract, "fit"]) == 0
+    assert main(["convert", str(named), str(again), *subtract, str(fitted / "references.npz")]) == 0
+    whole, rest, same = ([s.energy for s in read(folder / "train")] for folder in (plain, fitted, again))
+    assert np.std(rest) < 0.5 * np.std(whole)
+    assert np.allclose(rest, same)
+    assert normalizer(fitted)["stdev"] == pytest.approx(np.sqrt(np.mean(np.square(rest))))
 
 
 def test_reference_fit_recovers_linear_energies() -> None:
@@ -273,7 +369,16 @@ def test_reference_fit_recovers_linear_energies() -> None:
     found = fit.solve()
     assert np.allclose(found.coeff[1:5], coeff[1:])
     assert np.isnan(found.coeff[5:]).all()
-    assert np.isnan(LinearReferences(np.array([0.0, 2e4])).energy(np.array([1])))
+
+
+def test_published_files_mark_undefined_references_with_large_numbers(tmp_path: Path) -> None:
+    """Those written here say which are defined, since energies of all electrons are large too."""
+    np.savez(tmp_path / "published.npz", coeff=[0.0, 2e4])
+    assert np.isnan(LinearReferences.load(tmp_path / "published.npz").energy(np.array([1])))
+    LinearReferences(np.array([np.nan, -45000.0])).save(tmp_path / "ours.npz")
+    ours = LinearReferences.load(tmp_path / "ours.npz")
+    assert ours.energy(np.array([1, 1])) == -90000.0
+    assert np.isnan(ours.energy(np.array([0])))
 
 
 def broken(fault: str) -> list[Atoms]:
@@ -386,6 +491,7 @@ def test_a_source_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixt
         ("--split", "train=0.1", "'train' is not a new name"),
         ("--split", "val=sids:none", "split 'val' got no frame"),
         ("--references", "nowhere.npz", "'nowhere.npz' is not an npz file"),
+        ("--references=none", "--subtract-references", "--subtract-references: there are none"),
     ],
 )
 def test_bad_options(
@@ -413,7 +519,7 @@ OC20 = Path(__file__).parents[3] / "shared" / "data" / "oc20_sample"
 def test_real_relaxations(tmp_path: Path) -> None:
     """Published OC20 relaxations convert with published references and none of their frames is bad."""
     rules = ["--split", "held=sids:random1000110", "--split", "val=every:10:5", "--max-atoms", "60"]
-    references = ["--references", str(OC20 / "oc20_linref.npz")]
+    references = ["--references", str(OC20 / "oc20_linref.npz"), "--subtract-references"]
     assert main(["convert", str(OC20), str(tmp_path / "out"), *rules, *references]) == 0
     samples = read(tmp_path / "out/held") + read(tmp_path / "out/val")
     assert {s.sid for s in read(tmp_path / "out/held")} == {"random1000110"}

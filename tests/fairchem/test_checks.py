@@ -23,7 +23,9 @@ def check(folder: Path, samples: list[Data], id_name: str = "id", **settings: in
 
 
 def sample(**values: object) -> Data:
-    return Data(**{"natoms": 2, "fixed": torch.tensor([0, 1]), **values})
+    return Data(
+        **{"natoms": 2, "atomic_numbers": torch.tensor([1, 8]), "fixed": torch.tensor([0, 1]), **values}
+    )
 
 
 @pytest.mark.parametrize("fids", [(0, 1), ("frame0", "frame1"), (torch.tensor(0), torch.tensor([1]))])

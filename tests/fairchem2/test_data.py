@@ -24,6 +24,7 @@ from ocp_scn.data.__main__ import main
 from ocp_scn.data.aselmdb import AseLmdbWriter, read_rows
 from ocp_scn.data.frames import read_frames
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.training_data import elements_of
 from ocp_scn.fairchem.v2 import AseDatabase
 from ocp_scn.submission.structures import read_structures
 from tests import HANG
@@ -82,7 +83,10 @@ def test_every_source_keeps_ids_tags_fixed_atoms_and_targets(tmp_path, kind):
     source = write_source(tmp_path, kind, originals)
     assert main(["convert", str(source), str(tmp_path / "out"), "--format", "aselmdb"]) == 0
     files = sorted((tmp_path / "out/train").iterdir())
-    assert [path.name for path in files] == ["data.0000.aselmdb", "metadata.npz"]
+    assert [path.name for path in files] == ["data.0000.aselmdb", "elements.npz", "metadata.npz"]
+    assert elements_of(AseDatabase({"src": str(files[0].parent)})) == {
+        n for a in originals for n in a.numbers
+    }
     data = AseDatabase({"src": str(tmp_path / "out/train")})
     assert data._metadata["natoms"].tolist() == [len(atoms) for atoms in originals]
     shift = 10.5 if kind == "oc20" else 0.0

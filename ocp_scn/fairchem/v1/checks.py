@@ -15,20 +15,22 @@ from typing import Any
 import lmdb
 import torch
 from fairchem.core.common.registry import registry
+from fairchem.core.modules.normalization.element_references import create_element_references
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError, UnreadableError, cause
 from ocp_scn.fairchem.files import open_lmdb
 from ocp_scn.fairchem.v1.folders import run_folder
+from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 from ocp_scn.fairchem.v1.normalization import check_derivatives, configured_scales, float_coefficients
 from ocp_scn.fairchem.v1.registration import NAMES
 from ocp_scn.fairchem.v1.relaxations import OPTIMIZER_KEYS, relaxation_settings, system_name
 from ocp_scn.predictions import file_name, structure_name
 
-# What a data set that is none, or a sample, ends with.
+# What reading ends with of what is no data set, sample or checkpoint, or of classes that are not here.
 _UNREADABLE: tuple[type[Exception], ...] = (lmdb.Error, pickle.UnpicklingError, AssertionError, TypeError)
-_UNREADABLE += (EOFError, AttributeError, KeyError, RuntimeError, ValueError)
+_UNREADABLE += (EOFError, AttributeError, KeyError, RuntimeError, ValueError, ImportError)
 # The data set that each mode cannot do without.
 _NEEDED_SPLIT = {"train": "train", "validate": "val", "predict": "test", "run-relaxations": "relax"}
 
@@ -64,10 +66,17 @@ def check_run(config: Mapping[str, Any]) -> None:
         for name, split in splits.items()
         if split.get("src") and (name == needed or mode == "train")
     }
+    references = (splits.get("train", {}).get("transforms") or {}).get("element_references") or {}
     if mode == "train":
         check_fits(splits["train"])
         _check_schedule(config, sizes["train"])
-    _check_checkpoint(config, ours)
+        check_references(references, list(config.get("outputs", {})))
+    checkpoint = _check_checkpoint(config, ours)
+    if mode != "train" and references and not checkpoint.get("elementrefs"):
+        raise InputError(
+            f"dataset.train.transforms.element_references is set, but --checkpoint {config['checkpoint']} "
+            "was trained without references"
+        )
     if mode == "predict":
         check_samples("dataset.test", splits["test"], "id", predicted_name)
     if mode == "run-relaxations":
@@ -100,6 +109,19 @@ def check_normalizers(config: Mapping[str, Any]) -> None:
     derived = config["model"]["name"] in NAMES and not config["model"].get("direct_forces", True)
     if derived and scales is not None and _checkpoint_path(config) is None:
         check_derivatives(config.get("outputs") or {}, scales)
+
+
+def check_references(references: Mapping[str, Any], outputs: list[str]) -> None:
+    """Check the section ``element_references``: its targets, and the files that it names."""
+    name = "dataset.train.transforms.element_references"
+    for target, settings in references.items():
+        if target not in ("fit", "file", *outputs):
+            raise InputError(f"{name} has {target!r}; expected {', '.join(outputs)}, fit or file")
+        if target in outputs:
+            try:
+                create_element_references(**settings)
+            except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{name}.{target}={settings!r} cannot be read: {error}") from error
 
 
 def check_relaxation(config: Mapping[str, Any]) -> None:
@@ -261,14 +283,16 @@ def without_unneeded_data(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration with the sources that its mode does not read left out.
 
     fairchem opens every configured data set in every mode, so a user who validates or predicts
-    would need the training data too. Those stay where normalisation is fitted to them.
+    would need the training data too. Those stay where a normalizer is fitted to them. Element references
+    come from the checkpoint, not from their file.
     """
     kept = copy.deepcopy(dict(config))
     dataset, needed = kept.get("dataset"), _NEEDED_SPLIT.get(kept["mode"])
     if kept["mode"] == "train" or not isinstance(dataset, dict):
         return kept
     transforms = (dataset.get("train") or {}).get("transforms") or {}
-    fitted = any("fit" in (transforms.get(key) or {}) for key in ("normalizer", "element_references"))
+    transforms.pop("element_references", None)
+    fitted = "fit" in (transforms.get("normalizer") or {})
     for name in ("train", "val", "test"):
         if name != needed and dataset.get(name) and not (name == "train" and fitted):
             dataset[name].pop("src", None)
@@ -307,22 +331,26 @@ def _splits(dataset: Any) -> dict[str, dict[str, Any]]:
     return splits
 
 
-def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> None:
+def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> Mapping[str, Any]:
+    """Check the checkpoint that a run starts from, if there is one, and return it."""
     if config.get("checkpoint") is None and config["mode"] != "train":
         raise InputError(f"--mode {config['mode']} needs --checkpoint")
     path = _checkpoint_path(config)
     if path is None:
-        return
+        return {}
     if not Path(path).is_file():
         raise InputError(f"--checkpoint {path} does not exist")
     try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+        checkpoint = read_checkpoint(path, mmap=True)
         weights = checkpoint["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
+    except InputError as error:
+        raise InputError(f"--checkpoint {error}") from error
+    except _UNREADABLE as error:
         raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: {error}") from error
     if ours:
         settings = {key: value for key, value in config["model"].items() if key != "name"}
         check_weights(path, weights, SphericalChannelNetwork(**settings).state_dict())
+    return checkpoint
 
 
 def _checkpoint_path(config: Mapping[str, Any]) -> str | None:

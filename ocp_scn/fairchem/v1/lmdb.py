@@ -1,7 +1,7 @@
 """Data sets in the LMDB format that fairchem-core 1.10's trainers read.
 
-A data set is a folder with ``data.lmdb`` (keys "0", "1", …: pickled graphs; key "length") and
-``metadata.npz`` (``natoms`` of each sample, for batches balanced by size).
+A data set is a folder with ``data.lmdb`` (keys "0", "1", …: pickled graphs; key "length"),
+``metadata.npz`` (``natoms`` of each sample, for batches balanced by size) and ``elements.npz``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.training_data import write_elements
 
 # Address space reserved for a file that grows as it is written, bytes.
 _MAP_SIZE = 1 << 40
@@ -65,6 +66,7 @@ class LmdbWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.natoms: list[int] = []
+        self._elements: set[int] = set()
         folder.mkdir(parents=True, exist_ok=True)
         self._env = lmdb.open(
             str(folder / "data.lmdb"),
@@ -84,6 +86,7 @@ class LmdbWriter:
         """Append a sample."""
         self._transaction.put(str(len(self.natoms)).encode("ascii"), pickle.dumps(data, protocol=4))
         self.natoms.append(int(data.natoms))
+        self._elements.update(data.atomic_numbers.long().tolist())
         if len(self.natoms) % 1000 == 0:  # bounds the memory of uncommitted pages
             self._transaction.commit()
             self._transaction = self._env.begin(write=True)
@@ -97,3 +100,4 @@ class LmdbWriter:
         self._env.sync()
         self._env.close()
         np.savez(self.folder / "metadata.npz", natoms=np.array(self.natoms, dtype=np.int64))
+        write_elements(self.folder, self._elements)

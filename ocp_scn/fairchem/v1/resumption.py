@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.fairchem.v1.interruption import interruption
+from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.normalization import NormalizedTrainer
 
 
@@ -149,7 +150,7 @@ class ResumableTrainer(NormalizedTrainer):
     ) -> None:
         """Load a checkpoint as fairchem does, and bring the schedule up to its step."""
         if checkpoint is None:
-            checkpoint = torch.load(checkpoint_path, map_location=self.device, weights_only=False)
+            checkpoint = read_checkpoint(checkpoint_path, self.device)
         super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
         if checkpoint.get("val_metrics"):
             self._evaluation = self.step, checkpoint["val_metrics"]

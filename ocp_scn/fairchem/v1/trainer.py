@@ -1,9 +1,9 @@
-"""fairchem's trainer with what this package changes: resumed trainings, and relaxations of all systems."""
+"""fairchem's trainer with what this package changes: resumed trainings, relaxations, known elements."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from fairchem.core.common import distutils
 from torch.utils.data import BatchSampler
 from tqdm import tqdm
 
-from ocp_scn.fairchem.v1.loading import reopen_databases
+from ocp_scn.fairchem.training_data import KnownElements, elements_of, sizes_of, warn_of_mean
+from ocp_scn.fairchem.v1.loading import read_checkpoint, reopen_databases
 from ocp_scn.fairchem.v1.relaxations import (
     Relaxed,
     Results,
@@ -24,13 +25,57 @@ from ocp_scn.fairchem.v1.relaxations import (
     weights_digest,
 )
 from ocp_scn.fairchem.v1.resumption import ResumableTrainer
+from ocp_scn.trained import ELEMENTS_KEY
 
 
 class SCNTrainer(ResumableTrainer):
     """fairchem's trainer, whose trainings and relaxations go on after an interruption.
 
     Relaxations are resumed under the same ``--timestamp-id``, and their results are those of all systems.
+    Checkpoints have the elements of their training data, and predictions mind them.
     """
+
+    _known: KnownElements | None = None  # to its checkpoint
+    _started_from: Iterable[int] | None = ()  # elements of the checkpoint; None if that does not say
+
+    def train(self, disable_eval_tqdm: bool = False) -> None:
+        """Train, and let the checkpoints know the elements of the training data."""
+        self._known = None
+        if distutils.is_master():  # which saves
+            self._look_at_data()
+        super().train(disable_eval_tqdm)
+
+    def _look_at_data(self) -> None:
+        if "energy" in self.normalizers and "energy" not in self.elementrefs:
+            warn_of_mean(float(self.normalizers["energy"].mean), sizes_of(self.train_dataset))
+        if self._started_from is None:
+            return
+        elements = elements_of(self.train_dataset)
+        if elements is not None:
+            self.config[ELEMENTS_KEY] = sorted(elements.union(self._started_from))
+
+    def load_checkpoint(
+        self, checkpoint_path: str, checkpoint: Any = None, inference_only: bool = False
+    ) -> None:
+        """Load a checkpoint, and mind the elements that it was trained on in what is predicted."""
+        if checkpoint is None:
+            checkpoint = read_checkpoint(checkpoint_path, self.device)
+        super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
+        self._started_from = elements = checkpoint.get("config", {}).get(ELEMENTS_KEY)
+        if elements is not None:
+            strict = self.config["model"].get("strict_elements", False)
+            self._known = KnownElements(elements, strict=strict)
+
+    def _forward(self, batch: Any) -> dict[str, torch.Tensor]:
+        if self._known is not None and not self.model.training:
+            self._known.check(batch.atomic_numbers)
+        return super()._forward(batch)
+
+    def _denorm_preds(self, target_key: str, prediction: torch.Tensor, batch: Any) -> torch.Tensor:
+        """Return fairchem's denormalised prediction; with references in float64, as they are large."""
+        if target_key in self.elementrefs:
+            prediction = prediction.double()
+        return super()._denorm_preds(target_key, prediction, batch)
 
     def get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """Return fairchem's loader, whose processes open LMDB files themselves."""

@@ -5,11 +5,13 @@ heads; nothing is registered.
 """
 
 from ocp_scn.fairchem.v2.backbone import SCNBackbone
+from ocp_scn.fairchem.v2.checkpoint import load_predict_unit, load_tasks
 from ocp_scn.fairchem.v2.data import AseDatabase
 from ocp_scn.fairchem.v2.heads import ConservativeHead, EnergyHead, ForceHead
 from ocp_scn.fairchem.v2.model import SCNModel
 from ocp_scn.fairchem.v2.predict import PredictRunner
-from ocp_scn.fairchem.v2.tasks import float_normalizer, load_tasks
+from ocp_scn.fairchem.v2.references import element_references
+from ocp_scn.fairchem.v2.tasks import float_normalizer
 from ocp_scn.fairchem.v2.training import TrainingGuard, step_schedule
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "SCNBackbone",
     "SCNModel",
     "TrainingGuard",
+    "element_references",
     "float_normalizer",
+    "load_predict_unit",
     "load_tasks",
     "step_schedule",
 ]

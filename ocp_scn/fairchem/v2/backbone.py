@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
 from ocp_scn.fairchem.systems import boundary_fault
+from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.fairchem.v2.tasks import check_tasks, stress_tasks
 from ocp_scn.state_dict import keep_own_names
 
@@ -35,13 +36,20 @@ class SCNBackbone(BatchSCN, BackboneInterface):
     Args:
         radius_pbc_version: whose radius graph: 1 that of fairchem-core 1.10, 2 or 3 fairchem's newer ones.
             Between atoms at equal distances beyond ``max_num_neighbors``, each chooses its own.
+        trained_elements: atomic numbers of the training data; predictions with others warn, or are refused
+            with ``strict_elements``. None where they are not known.
         settings: those of :class:`ocp_scn.config.SCNConfig`; ``otf_graph`` is True here.
 
     Raises:
         InputError: for an unknown setting or a value that is not allowed.
     """
 
-    def __init__(self, radius_pbc_version: int = 1, **settings: Any) -> None:
+    def __init__(
+        self,
+        radius_pbc_version: int = 1,
+        trained_elements: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> None:
         if radius_pbc_version not in _SEARCHES:
             raise InputError(f"model setting radius_pbc_version={radius_pbc_version!r}; expected 1, 2 or 3")
         plain: Any = OmegaConf.to_object(OmegaConf.create(settings))
@@ -54,6 +62,9 @@ class SCNBackbone(BatchSCN, BackboneInterface):
             )
         super().__init__(config)
         keep_own_names(self)
+        self.known: KnownElements | None = None
+        if trained_elements is not None:
+            self.known = KnownElements(trained_elements, strict=config.strict_elements)
         self.search = _SEARCHES[radius_pbc_version]
         # Read and changed by fairchem: a stress that was not trained is switched on here.
         self.regress_config = GradRegressConfig(
@@ -105,7 +116,9 @@ class SCNBackbone(BatchSCN, BackboneInterface):
         return self
 
     def on_predict_check(self, data: Any) -> None:
-        """Check nothing: the forward pass does."""
+        """Check the elements of a batch against those of the training; the forward pass checks the rest."""
+        if self.known is not None:
+            self.known.check(data["atomic_numbers"])
 
     def validate_atoms_data(self, atoms: Any, task_name: str) -> None:
         """Check the cell, to which fairchem adds the vectors that it lacks; the forward pass checks the rest.

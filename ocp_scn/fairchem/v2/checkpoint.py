@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
+from fairchem.core.models.base import _get_dataset_to_tasks_map
+from fairchem.core.units import mlip_unit
 from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.files import of_other_line
 from ocp_scn.fairchem.v2.backbone import SCNBackbone
+from ocp_scn.fairchem.v2.references import task_config
+from ocp_scn.fairchem.v2.tasks import check_tasks
 from ocp_scn.trained import Trained, load_weights
 
 _HERE = "ocp_scn.fairchem.v2"
@@ -22,6 +29,38 @@ _BACKBONE = "backbone."
 def is_checkpoint(loaded: Any) -> bool:
     """Tell whether a loaded file is an inference checkpoint."""
     return isinstance(loaded, MLIPInferenceCheckpoint)
+
+
+def check_line(path: str | Path) -> MLIPInferenceCheckpoint:
+    """Return a checkpoint; raise :class:`InputError` for what is none, such as one of fairchem-core 1."""
+    try:
+        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, ImportError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if isinstance(loaded, Mapping) and "state_dict" in loaded:
+        raise InputError(of_other_line(1, path))
+    if not is_checkpoint(loaded):
+        raise InputError(f"{path} is no inference checkpoint of fairchem-core 2, such as inference_ckpt.pt")
+    return loaded
+
+
+def load_predict_unit(path: str | Path, *args: Any, **options: Any) -> Any:
+    """Return fairchem's ``load_predict_unit`` of a checkpoint; see :func:`check_line` for errors."""
+    check_line(path)
+    return mlip_unit.load_predict_unit(path, *args, **options)
+
+
+def load_tasks(checkpoint_location: str | Path) -> list[Any]:
+    """Return the tasks of an inference checkpoint; fairchem's function of this name does not check them.
+
+    Raises:
+        InputError: for tasks that would give wrong numbers without a word; see :func:`check_line` for others.
+    """
+    checkpoint = check_line(checkpoint_location)
+    tasks = [hydra.utils.instantiate(task) for task in checkpoint.tasks_config]
+    direct_forces = checkpoint.model_config["backbone"].get("direct_forces", True)
+    check_tasks(_get_dataset_to_tasks_map(tasks), direct_forces=direct_forces)
+    return tasks
 
 
 def read(checkpoint: MLIPInferenceCheckpoint) -> Trained:
@@ -45,19 +84,21 @@ def read(checkpoint: MLIPInferenceCheckpoint) -> Trained:
         name: (float(task.normalizer.mean), float(task.normalizer.rmsd)) for name, task in by_property.items()
     }
     settings.pop("radius_pbc_version", None)
+    elements = settings.pop("trained_elements", None)
     references = by_property["energy"].element_references
     if references is not None:
         references = references.element_references.double().tolist()
-    return Trained({**settings, "otf_graph": True}, weights, averaged, normalizers, references)
+    return Trained({**settings, "otf_graph": True}, weights, averaged, normalizers, references, elements)
 
 
 def build(trained: Trained, task_name: str) -> MLIPInferenceCheckpoint:
     """Return a checkpoint whose tasks are TASK_NAME_energy and, with forces, TASK_NAME_forces."""
     config = trained.config
     names = ["energy", "forces"] if config.regress_forces else ["energy"]
+    known = {} if trained.elements is None else {"trained_elements": list(trained.elements)}
     model: dict[str, Any] = {
         "_target_": f"{_HERE}.SCNModel",
-        "backbone": {"model": f"{_HERE}.SCNBackbone", **trained.settings},
+        "backbone": {"model": f"{_HERE}.SCNBackbone", **trained.settings, **known},
         "heads": {
             f"{task_name}_{name}": {"module": f"{_HERE}.{head}"}
             for name, head in zip(names, ("EnergyHead", "ForceHead"), strict=False)
@@ -94,10 +135,7 @@ def _task(trained: Trained, task_name: str, name: str) -> dict[str, Any]:
         },
     }
     if name == "energy" and trained.references is not None:
-        task["element_references"] = {
-            "_target_": f"{_NORMALIZATION}.element_references.ElementReferences",
-            "element_references": {"_target_": "torch.DoubleTensor", "_args_": [trained.references]},
-        }
+        task["element_references"] = task_config(trained.references)
     return task
 
 

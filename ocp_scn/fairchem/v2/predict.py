@@ -14,12 +14,12 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.components.runner import Runner
 from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
-from fairchem.core.units.mlip_unit import load_predict_unit
 from tqdm import tqdm
 
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
+from ocp_scn.fairchem.v2.checkpoint import load_predict_unit
 from ocp_scn.fairchem.v2.data import AseDatabase
 from ocp_scn.predictions import shard_range, structure_name
 

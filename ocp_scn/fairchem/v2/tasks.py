@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import hydra
 import torch
-from fairchem.core.models.base import _get_dataset_to_tasks_map
 from fairchem.core.modules.normalization.normalizer import Normalizer
 from fairchem.core.units.mlip_unit.mlip_unit import OutputSpec, Task
 
@@ -22,19 +20,6 @@ def float_normalizer(mean: float = 0.0, rmsd: float = 1.0) -> Normalizer:
         InputError: for what is no number, or an ``rmsd`` that is not above 0.
     """
     return Normalizer(mean=number("normalizer.mean", mean), rmsd=positive("normalizer.rmsd", rmsd))
-
-
-def load_tasks(checkpoint_location: str) -> list[Task]:
-    """Return the tasks of an inference checkpoint; fairchem's function of this name does not check them.
-
-    Raises:
-        InputError: for tasks that would give wrong numbers without a word.
-    """
-    checkpoint = torch.load(checkpoint_location, map_location="cpu", weights_only=False)
-    tasks = [hydra.utils.instantiate(task) for task in checkpoint.tasks_config]
-    direct_forces = checkpoint.model_config["backbone"].get("direct_forces", True)
-    check_tasks(_get_dataset_to_tasks_map(tasks), direct_forces=direct_forces)
-    return tasks
 
 
 def check_tasks(dataset_to_tasks: Mapping[str, Iterable[Any]], *, direct_forces: bool) -> None:

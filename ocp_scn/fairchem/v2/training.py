@@ -1,22 +1,30 @@
-"""What a training needs beside fairchem-core 2's own: a schedule, and a guard."""
+"""What a training needs beside fairchem-core 2's own: a schedule, and a guard that completes checkpoints."""
 
 from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from fairchem.core.common import distutils
 from fairchem.core.models.base import _get_dataset_to_tasks_map
+from omegaconf import OmegaConf
 from torch.optim.lr_scheduler import LambdaLR
 from torchtnt.framework.callback import Callback
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.files import written_whole
+from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean
+from ocp_scn.fairchem.v2.references import with_values
 
 
 class TrainingGuard(Callback):
-    """Refuse trainings that fail late, and seed every step.
+    """Refuse trainings that fail late, seed every step, and complete what checkpoints say of the model.
+
+    Inference checkpoints get the values of element references, not the name of their file, and the
+    elements of the training data.
 
     The rolls of the edge frames are random in training, and a checkpoint of fairchem does not contain
     the generator's state; seeded anew for every step, a resumed training has the loss curve of an
@@ -40,6 +48,9 @@ class TrainingGuard(Callback):
             raise InputError("ema_decay is null; expected a number: fairchem predicts with averaged weights")
         unit.model.module.backbone.validate_tasks(_get_dataset_to_tasks_map(unit.tasks))
         _check_progress(unit.train_progress, state.train_state)
+        if distutils.is_master():  # which writes inference checkpoints
+            _complete_configuration(unit, state.train_state.dataloader.dataset.datasets)
+        distutils.synchronize()  # every rank reads that configuration when it saves
         for phase in (state.train_state, state.eval_state):
             if phase is not None:
                 _check_batches(phase.dataloader.batch_sampler)
@@ -62,6 +73,26 @@ def _check_progress(progress: Any, settings: Any) -> None:
                 f"{progress.num_steps_completed}), and {name}={last}; raise it, or begin anew under another "
                 "job.timestamp_id"
             )
+
+
+def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
+    """Write values of references and the trained elements into the configuration that checkpoints get."""
+    for task in unit.tasks:
+        if task.property == "energy" and task.element_references is None:
+            sizes = [size for data_set in data_sets for size in sizes_of(data_set)]
+            warn_of_mean(float(task.normalizer.mean), (min(sizes), max(sizes)))
+    path = Path(unit.job_config.metadata.config_path)
+    config: Any = with_values(OmegaConf.to_container(OmegaConf.load(path)))
+    fine_tuned = unit.get_finetune_model_config()
+    known, found = unit.model.module.backbone.known, [elements_of(data_set) for data_set in data_sets]
+    parts = [elements for elements in found if elements is not None]
+    if len(parts) == len(found) and (known is not None or fine_tuned is None):
+        elements = sorted(set().union(*parts, known.numbers if known else ()))
+        for model in (config["runner"]["train_eval_unit"]["model"], fine_tuned):
+            if model is not None and "backbone" in model:
+                model["backbone"]["trained_elements"] = elements
+    with written_whole(path) as part:
+        OmegaConf.save(OmegaConf.create(config), part)
 
 
 def _check_batches(sampler: Any) -> None:

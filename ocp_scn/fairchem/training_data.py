@@ -1,0 +1,117 @@
+"""What a trained model has to know of its training data: its elements, and whether sizes vary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor
+from torch.utils.data import Subset
+
+from ocp_scn.errors import InputError
+
+# Beside a data set's files; fairchem 2 takes most others in that folder for databases.
+ELEMENTS_FILE = "elements.npz"
+# A data set without that file is read through once, where that takes no more than a minute or two.
+_READ_THROUGH = 500_000
+# Samples that say whether sizes vary, where no metadata do.
+_FIRST = 100
+
+
+def write_elements(folder: Path, elements: Iterable[int]) -> None:
+    """Write the atomic numbers that occur in a data set beside its files."""
+    np.savez(folder / ELEMENTS_FILE, atomic_numbers=np.array(sorted(elements), dtype=np.int64))
+
+
+def elements_of(data_set: Any) -> set[int] | None:
+    """Return the atomic numbers in a data set of fairchem; None if that takes long to find out.
+
+    Raises:
+        InputError: for a record of elements that cannot be read.
+    """
+    files = [_folder(path) / ELEMENTS_FILE for path in _whole(data_set).paths]
+    if all(file.is_file() for file in files):
+        return {number for file in files for number in _read_elements(file)}
+    if len(data_set) > _READ_THROUGH:
+        logging.warning(
+            f"{files[0].parent} has no {ELEMENTS_FILE}: checkpoints will not know the trained elements"
+        )
+        return None
+    found: set[int] = set()
+    for index in range(len(data_set)):
+        found.update(data_set[index].atomic_numbers.long().tolist())
+    return found
+
+
+def sizes_of(data_set: Any) -> tuple[int, int]:
+    """Return the least and greatest number of atoms of a data set's samples."""
+    sizes = _whole(data_set)._metadata.get("natoms")
+    if sizes is None:
+        sizes = [int(data_set[index].natoms) for index in range(min(_FIRST, len(data_set)))]
+    return int(min(sizes)), int(max(sizes))
+
+
+def warn_of_mean(mean: float, sizes: tuple[int, int]) -> None:
+    """Warn that a mean of energies is added once a system, where systems differ in size."""
+    if mean != 0 and sizes[0] != sizes[1]:
+        logging.warning(
+            f"the normalizer's energy mean of {mean:.6g} eV is added once a system, and the training data "
+            f"have systems of {sizes[0]} to {sizes[1]} atoms: right for adsorption energies; for total ones, "
+            "train with element references and a mean of 0 (docs/data.md)"
+        )
+
+
+class KnownElements:
+    """The elements that a model was trained on, and what is done about others.
+
+    Args:
+        numbers: atomic numbers.
+        strict: refuse other elements, instead of a warning.
+    """
+
+    def __init__(self, numbers: Iterable[int], *, strict: bool) -> None:
+        self.numbers = set(numbers)
+        self.strict = strict
+        self._warned: set[int] = set()
+
+    def check(self, atomic_numbers: Tensor) -> None:
+        """Warn of atomic numbers (A,) that are not among them, once each.
+
+        Raises:
+            InputError: instead, if strict.
+        """
+        others = set(torch.unique(atomic_numbers).long().tolist()) - self.numbers
+        if not others - self._warned:
+            return
+        known = f"the model was trained on {_symbols(self.numbers)}, not on {_symbols(others)}"
+        if self.strict:
+            raise InputError(f"{known} (strict_elements=True)")
+        logging.warning(f"{known}: what it predicts with these is a guess (strict_elements=True refuses)")
+        self._warned |= others
+
+
+def _whole(data_set: Any) -> Any:
+    while isinstance(data_set, Subset):
+        data_set = data_set.dataset
+    return data_set
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _read_elements(file: Path) -> list[int]:
+    try:
+        with np.load(file) as record:
+            return record["atomic_numbers"].tolist()
+    except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is no record of elements: {error}") from error
+
+
+def _symbols(numbers: Iterable[int]) -> str:
+    return ", ".join(chemical_symbols[number] for number in sorted(numbers))
