@@ -140,16 +140,18 @@ class Taps(TableModule):
         return self.part_of[-1] + 1
 
     def maps(self, weight: Tensor) -> Iterator[Tensor]:
-        """Yield the map's matrices (columns, out) for the parts, from its weight (out, 2 S C).
+        r"""Yield the map's matrices (columns, out) for the parts, from its weight (out, 2 S C).
 
-        Columns are gathered when their matrix is wanted, so that no two need memory at a time.
+        Columns of each \|m\| are gathered when they are wanted, so that not all need memory at a time.
         """
         if self.blocks is None:
             yield weight.mT
             return
         as_blocks = weight.mT.reshape(2 * self.num_kept, -1)
-        for taken in self.blocks.split(self.sizes):
-            yield embedding(taken, as_blocks).view(-1, weight.shape[0])  # faster than an index
+        of_parts = [self.sizes[0], *(2 * size for size in self.sizes[1::2])]
+        for p, taken in enumerate(self.blocks.split(of_parts)):
+            gathered = embedding(taken, as_blocks).view(-1, weight.shape[0])  # faster than an index
+            yield from gathered.chunk(2) if p else (gathered,)
 
     def parts(self, v: Tensor) -> list[Tensor]:
         """Return the parts of both ends' coefficients v (E 2 S', C) as the matrices that are multiplied."""
