@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.fairchem.neighbors import Search, batch_graph
+from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.gradients import edge_gradients, forces_from_edges, stress_from_edges
 from ocp_scn.model import SCN
 from ocp_scn.ops.chunks import MOST_REPLAYED_EDGES
@@ -21,6 +22,7 @@ from ocp_scn.sphere import edge_frames, random_rolls
 class BatchSCN(SCN):
     """SCN with the steps from a batch of fairchem to its predictions."""
 
+    known: KnownElements | None = None  # the elements it was trained on, to be minded in evaluation
     search: Search | None = None  # a radius graph with the interface of fairchem's; None is this package's
 
     def __init__(self, config: SCNConfig) -> None:
@@ -75,7 +77,8 @@ class BatchSCN(SCN):
         return {name: y[: len(x.elements if name == "forces" else x.cell)] for name, y in found.items()}
 
     def _input(self, data: Any, generator: torch.Generator | None) -> NetworkInput:
-        graph = batch_graph(data, self.config, self.search)
+        known = None if self.training else self.known
+        graph = batch_graph(data, self.config, self.search, known)
         roll = self._rolls(graph.vec, generator)
         return NetworkInput(data.atomic_numbers.long(), data.batch, data.cell, graph, roll)
 

@@ -19,13 +19,16 @@ from ocp_scn.errors import InputError
 from ocp_scn.fairchem.pairs import coincidence, nearest
 from ocp_scn.fairchem.search import MIN_DISTANCE, compares_all, find_pairs
 from ocp_scn.fairchem.systems import Systems, check_cells, fetch, to_device
+from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.graph import Graph, build_graph
 from ocp_scn.sphere import default_dtype
 
 Search = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def batch_graph(data: Any, config: SCNConfig, search: Search | None = None) -> Graph:
+def batch_graph(
+    data: Any, config: SCNConfig, search: Search | None = None, known: KnownElements | None = None
+) -> Graph:
     """Return the graph of a batch, on its device, after the checks that it needs.
 
     Between batch and graph two results are waited for: positions, cells and elements, then the number of
@@ -35,11 +38,12 @@ def batch_graph(data: Any, config: SCNConfig, search: Search | None = None) -> G
         data: fairchem's batch.
         config: the model's settings.
         search: a radius graph with the interface of fairchem's; None is this package's.
+        known: warns of other elements, or refuses them; None minds none.
 
     Raises:
         InputError: for structures that the model cannot compute.
     """
-    source, target, vec, counts = _edges(data, config, search)
+    source, target, vec, counts = _edges(data, config, search, known)
     return build_graph(
         source,
         target,
@@ -65,15 +69,15 @@ def find_edges(data: Any, config: SCNConfig, search: Search | None = None) -> tu
     Raises:
         InputError: for structures that the model cannot compute.
     """
-    source, target, vec, _ = _edges(data, config, search)
+    source, target, vec, _ = _edges(data, config, search, None)
     return source, target, vec
 
 
 def _edges(
-    data: Any, config: SCNConfig, search: Search | None
+    data: Any, config: SCNConfig, search: Search | None, known: KnownElements | None
 ) -> tuple[Tensor, Tensor, Tensor, np.ndarray | None]:
     """Return source, target, vec and, where known, the number of each atom's edges."""
-    systems, counts = _checked_systems(data, config), None
+    systems, counts = _checked_systems(data, config, known), None
     if not config.otf_graph:
         _check_places(data, systems)
         (source, target), offsets = _stored_graph(data)
@@ -154,7 +158,7 @@ def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _checked_systems(data: Any, config: SCNConfig) -> Systems:
+def _checked_systems(data: Any, config: SCNConfig, known: KnownElements | None) -> Systems:
     """Return the systems, wrapped; raise :class:`InputError` for those that the model cannot compute."""
     pbc = data.pbc.reshape(-1, 3) if "pbc" in data else None
     if not config.use_pbc:
@@ -167,6 +171,8 @@ def _checked_systems(data: Any, config: SCNConfig) -> Systems:
             f"atomic number {int(elements[atom])} in {_system_name(data, systems, atom)}; "
             f"expected 0..{config.max_num_elements - 1} (max_num_elements={config.max_num_elements})"
         )
+    if known is not None:
+        known.check(elements)
     finite = np.isfinite(systems.pos).all(1)
     if not finite.all():
         atom = int((~finite).argmax())

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase.data import chemical_symbols
-from torch import Tensor
 from torch.utils.data import Subset
 
 from ocp_scn.errors import InputError
@@ -79,13 +77,13 @@ class KnownElements:
         self.strict = strict
         self._warned: set[int] = set()
 
-    def check(self, atomic_numbers: Tensor) -> None:
+    def check(self, atomic_numbers: np.ndarray) -> None:
         """Warn of atomic numbers (A,) that are not among them, once each.
 
         Raises:
             InputError: instead, if strict.
         """
-        others = set(torch.unique(atomic_numbers).long().tolist()) - self.numbers
+        others = set(np.unique(atomic_numbers).astype(int).tolist()) - self.numbers
         if not others - self._warned:
             return
         known = f"the model was trained on {_symbols(self.numbers)}, not on {_symbols(others)}"

@@ -13,6 +13,7 @@ from fairchem.core.common import distutils
 from torch.utils.data import BatchSampler
 from tqdm import tqdm
 
+from ocp_scn.fairchem.batches import BatchSCN
 from ocp_scn.fairchem.training_data import KnownElements, elements_of, sizes_of, warn_of_mean
 from ocp_scn.fairchem.v1.loading import read_checkpoint, reopen_databases
 from ocp_scn.fairchem.v1.relaxations import (
@@ -35,12 +36,11 @@ class SCNTrainer(ResumableTrainer):
     Checkpoints have the elements of their training data, and predictions mind them.
     """
 
-    _known: KnownElements | None = None  # to its checkpoint
     _started_from: Iterable[int] | None = ()  # elements of the checkpoint; None if that does not say
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
         """Train, and let the checkpoints know the elements of the training data."""
-        self._known = None
+        self._mind_elements(None)
         if distutils.is_master():  # which saves
             self._look_at_data()
         super().train(disable_eval_tqdm)
@@ -64,12 +64,11 @@ class SCNTrainer(ResumableTrainer):
         self._started_from = elements = checkpoint.get("config", {}).get(ELEMENTS_KEY)
         if elements is not None:
             strict = self.config["model"].get("strict_elements", False)
-            self._known = KnownElements(elements, strict=strict)
+            self._mind_elements(KnownElements(elements, strict=strict))
 
-    def _forward(self, batch: Any) -> dict[str, torch.Tensor]:
-        if self._known is not None and not self.model.training:
-            self._known.check(batch.atomic_numbers)
-        return super()._forward(batch)
+    def _mind_elements(self, known: KnownElements | None) -> None:
+        if isinstance(self._unwrapped_model, BatchSCN):
+            self._unwrapped_model.known = known
 
     def _denorm_preds(self, target_key: str, prediction: torch.Tensor, batch: Any) -> torch.Tensor:
         """Return fairchem's denormalised prediction; with references in float64, as they are large."""

@@ -62,7 +62,6 @@ class SCNBackbone(BatchSCN, BackboneInterface):
             )
         super().__init__(config)
         keep_own_names(self)
-        self.known: KnownElements | None = None
         if trained_elements is not None:
             self.known = KnownElements(trained_elements, strict=config.strict_elements)
         self.search = _SEARCHES[radius_pbc_version]
@@ -116,9 +115,7 @@ class SCNBackbone(BatchSCN, BackboneInterface):
         return self
 
     def on_predict_check(self, data: Any) -> None:
-        """Check the elements of a batch against those of the training; the forward pass checks the rest."""
-        if self.known is not None:
-            self.known.check(data["atomic_numbers"])
+        """Check nothing: the forward pass does."""
 
     def validate_atoms_data(self, atoms: Any, task_name: str) -> None:
         """Check the cell, to which fairchem adds the vectors that it lacks; the forward pass checks the rest.

@@ -51,6 +51,7 @@ class TrainingGuard(Callback):
         if distutils.is_master():  # which writes inference checkpoints
             _complete_configuration(unit, state.train_state.dataloader.dataset.datasets)
         distutils.synchronize()  # every rank reads that configuration when it saves
+        unit.model.module.backbone.known = None  # evaluations of a training mind no elements
         for phase in (state.train_state, state.eval_state):
             if phase is not None:
                 _check_batches(phase.dataloader.batch_sampler)
