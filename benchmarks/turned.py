@@ -19,7 +19,8 @@ from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
 from ocp_scn.data.sample import build_initial, combinations, intact
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.fairchem.v1 import loading
-from ocp_scn.fairchem.v1.checks import check_data_set, check_weights
+from ocp_scn.fairchem.v1.checks import check_weights
+from ocp_scn.fairchem.v1.data_checks import check_data_set
 from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.graph import build_graph
 

@@ -30,7 +30,7 @@ from ocp_scn.data.labels import LabelKeys, read_labels
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.fairchem.scales import scale_of
 from ocp_scn.fairchem.training_data import KnownElements
-from ocp_scn.fairchem.v1.checks import check_samples, predicted_name
+from ocp_scn.fairchem.v1.data_checks import check_samples, predicted_name
 from ocp_scn.fairchem.v1.normalization import check_derivatives
 from ocp_scn.fairchem.v1.relaxations import to_atoms
 from ocp_scn.graph import build_graph, sort_by_target

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 import ocp_scn  # noqa: F401  # registers the data set
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v1.checks import check_samples, predicted_name, relaxed_name
+from ocp_scn.fairchem.v1.data_checks import check_samples, predicted_name, relaxed_name
 from tests.samples import write_lmdb
 
 

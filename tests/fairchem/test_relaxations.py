@@ -18,7 +18,7 @@ from torch_geometric.data import Data
 
 from ocp_scn.data.frames import read_frames
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v1.checks import relaxed_name
+from ocp_scn.fairchem.v1.data_checks import relaxed_name
 from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.fairchem.v1.relaxations import (
     Relaxed,
