@@ -3,14 +3,17 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch_geometric.data import Data
 
 from ocp_scn.fairchem.v1.lmdb import LmdbWriter
 
 
 def write_lmdb(folder: Path, samples: Iterable[Data]) -> int:
-    """Write all samples into ``folder`` and return their number."""
+    """Write all samples into ``folder`` and return their number; those without elements are of hydrogen."""
     with LmdbWriter(folder) as writer:
         for sample in samples:
+            if "atomic_numbers" not in sample:
+                sample.atomic_numbers = torch.ones(int(sample.natoms))
             writer.add(sample)
     return len(writer.natoms)

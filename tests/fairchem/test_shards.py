@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets import create_dataset
 from torch_geometric.data import Data
@@ -22,7 +23,8 @@ SIZES = (4, 0, 7, 1)  # samples of each file
 @pytest.fixture(params=["file", "files"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """A data set of one file, and one of several, one of them empty; both with ``metadata.npz``."""
-    samples = [Data(sid=sid, natoms=sid + 1) for sid in range(sum(SIZES))]
+    sizes = [sid + 1 for sid in range(sum(SIZES))]
+    samples = [Data(sid=n - 1, natoms=n, atomic_numbers=torch.ones(n)) for n in sizes]
     if request.param == "file":
         write_lmdb(tmp_path / "one", samples)
         return {"src": str(tmp_path / "one/data.lmdb")}
