@@ -12,6 +12,7 @@ from torch.nn.functional import embedding
 from ocp_scn import ops
 from ocp_scn.nn.activations import silu_of_own
 from ocp_scn.nn.products import plus_product, product, product_
+from ocp_scn.ops.chunks import gathered_at_once
 from ocp_scn.sphere import TableModule, kept_orders
 
 
@@ -142,16 +143,19 @@ class Taps(TableModule):
     def maps(self, weight: Tensor) -> Iterator[Tensor]:
         r"""Yield the map's matrices (columns, out) for the parts, from its weight (out, 2 S C).
 
-        Columns of each \|m\| are gathered when they are wanted, so that not all need memory at a time.
+        Columns are gathered when they are wanted, those of one \|m\| at once if they are few, so that not all
+        need memory at a time.
         """
         if self.blocks is None:
             yield weight.mT
             return
         as_blocks = weight.mT.reshape(2 * self.num_kept, -1)
+        most = gathered_at_once(weight.device) // as_blocks.shape[1]
         of_parts = [self.sizes[0], *(2 * size for size in self.sizes[1::2])]
         for p, taken in enumerate(self.blocks.split(of_parts)):
-            gathered = embedding(taken, as_blocks).view(-1, weight.shape[0])  # faster than an index
-            yield from gathered.chunk(2) if p else (gathered,)
+            for some in taken.chunk(2) if p and len(taken) > most else (taken,):
+                gathered = embedding(some, as_blocks).view(-1, weight.shape[0])  # faster than an index
+                yield from gathered.chunk(2) if p and len(some) == len(taken) else (gathered,)
 
     def parts(self, v: Tensor) -> list[Tensor]:
         """Return the parts of both ends' coefficients v (E 2 S', C) as the matrices that are multiplied."""

@@ -45,6 +45,13 @@ def chunk_sizes(device: torch.device) -> ChunkSizes:
     return gpu_sizes(_free_bytes(device)) if device.type == "cuda" else CPU
 
 
+def gathered_at_once(device: torch.device) -> int:
+    """Return how many numbers of weights to gather at once; no GPU is asked for its free memory."""
+    if _as_if:
+        return _as_if[-1].message
+    return CPU.message if device.type == "cpu" else LARGEST_ON_GPU
+
+
 def gpu_sizes(free_bytes: int) -> ChunkSizes:
     """Return the sizes for a GPU with this much free memory, never less than those of a CPU."""
     in_float32 = int(free_bytes * SHARE_OF_FREE) // 4

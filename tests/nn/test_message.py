@@ -9,6 +9,8 @@ from torch.nn.functional import silu
 
 from ocp_scn.nn import Edges, MessageBlock, split_edges
 from ocp_scn.nn import message_vjp as messages
+from ocp_scn.nn.taps import Taps
+from ocp_scn.ops.chunks import CPU, as_if
 from ocp_scn.ops.reference import packed_size
 from ocp_scn.sphere import num_coefficients, packed_wigner, polar_rotation, wigner_rows
 from tests.messages import edge_messages, rotate_back, rotate_rows
@@ -243,3 +245,15 @@ def test_what_is_kept():
     shapes = [tuple(t.shape) for t in kept if t.data_ptr() not in {p.data_ptr() for p in block.parameters()}]
     first = [(EDGES, 1, HIDDEN), (EDGES, 2, HIDDEN)]
     assert [shape for shape in shapes if shape[-1] == HIDDEN] == [*first, (EDGES, 4, HIDDEN)]
+
+
+@pytest.mark.parametrize(("mmax", "num_taps"), [(0, 4), (1, 4), (2, 8), (2, 1)])
+def test_weights_gathered_at_once_or_one_by_one(mmax, num_taps):
+    """The first map's matrices are the same, and there is one for each part that it multiplies."""
+    taps = Taps(3, mmax, num_taps)
+    weight = torch.randn(2 * taps.num_kept * CHANNELS, HIDDEN).mT
+    together = list(taps.maps(weight))
+    with as_if(CPU._replace(message=1)):
+        one_by_one = list(taps.maps(weight))
+    assert len(together) == len(one_by_one) == len(taps.sizes)
+    assert all(map(torch.equal, together, one_by_one))
