@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from ocp_scn.data import pickles
 from ocp_scn.data.conversion import Report
+from ocp_scn.data.faults import find_fault
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import Writer, add_format_argument, writer
 from ocp_scn.data.frames import (
     Frame,
-    find_fault,
     find_files,
     foreign_files,
     has_calculated_energies,

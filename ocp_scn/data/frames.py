@@ -20,15 +20,13 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.io.formats import open_with_compression
-from ase.neighborlist import neighbor_list
 
 from ocp_scn.data import pickles
 from ocp_scn.data.constraints import fix_held_atoms
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
-from ocp_scn.data.labels import ENERGY_TARGETS, LabelKeys, read_labels, virial_fault
+from ocp_scn.data.labels import LabelKeys, read_labels
 from ocp_scn.errors import InputError, UnreadableError, cause, refuse
-from ocp_scn.fairchem.systems import boundary_fault
 
 _XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _TRAJECTORY = (".traj",)
@@ -36,7 +34,6 @@ _DATABASE = (".db",)
 _PICKLED = (pickles.SUFFIX,)
 _ASE_LMDB = (".aselmdb",)
 READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
-_CHECKED_TARGETS = (*ENERGY_TARGETS, "pos_relaxed", "stress")
 _STRUCTURE = {"numbers", "positions", "tags", "fixed", "sid", "fid"}
 # What damaged and foreign files end with.
 _ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError)
@@ -202,42 +199,6 @@ def _read_calculations(
     if table is not None and index + 1 < len(table):
         lines = f"{_text_file(path).name} has {len(table)} lines"
         raise UnreadableError(f"{str(path)!r} is cut short: it has {index + 1} frames, {lines}")
-
-
-def find_fault(
-    frame: Frame, *, max_num_elements: int, min_distance: float, labels: bool = True
-) -> str | None:
-    """Return what makes a frame unfit for training, or None.
-
-    Args:
-        frame: the frame.
-        max_num_elements: atomic numbers have to be below this.
-        min_distance: atoms closer than this overlap, Å.
-        labels: it needs energy and forces.
-    """
-    atoms = frame.atoms
-    if len(atoms) == 0:
-        return "no atoms"
-    arrays = {
-        "energy": frame.energy,
-        "forces": frame.forces,
-        "positions": atoms.positions,
-        "cell": atoms.cell.array,
-    }
-    arrays |= {name: frame.targets[name] for name in _CHECKED_TARGETS if name in frame.targets}
-    for name, values in arrays.items():
-        if values is None:
-            if labels:
-                return f"no {name}"
-            continue
-        if not np.isfinite(values).all():
-            return f"not finite: {name}"
-    if atoms.numbers.max() >= max_num_elements:
-        return f"element {atoms.numbers.max()} is beyond {max_num_elements - 1}"
-    fault = boundary_fault(atoms)
-    if fault is None and len(neighbor_list("i", atoms, min_distance)) > 0:
-        return "atoms overlap"
-    return fault or virial_fault(atoms, frame.targets)
 
 
 def _read_samples(

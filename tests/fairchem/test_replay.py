@@ -10,23 +10,11 @@ from torch_geometric.data import Batch
 from ocp_scn import SphericalChannelNetwork, replay
 from ocp_scn.fairchem.neighbors import batch_graph
 from ocp_scn.replay import NetworkInput, Replays, padded_size
+from tests.fairchem.test_adapter import SETTINGS as SMALL
 from tests.structures import batch_of, bulk, molecule, slab
 from tests.weights import strengthen
 
-SETTINGS = {
-    "lmax": 4,
-    "mmax": 1,
-    "num_interactions": 2,
-    "sphere_channels": 6,
-    "sphere_channels_reduce": 5,
-    "hidden_channels": 12,
-    "num_basis_functions": 7,
-    "num_sphere_samples": 16,
-    "distance_resolution": 0.2,
-    "cutoff": 6.0,
-    "otf_graph": True,
-    "cuda_graphs": True,
-}
+SETTINGS = {**SMALL, "cuda_graphs": True}
 KINDS = [
     pytest.param({}, id="direct"),
     pytest.param({"regress_forces": False}, id="energy"),

@@ -58,13 +58,11 @@ class NormalizedTrainer(LabelledTrainer):
     def load_checkpoint(
         self, checkpoint_path: str, checkpoint: Any = None, inference_only: bool = False
     ) -> None:
-        """Load a checkpoint, whose normalizers and references prevail; say which are in use.
+        """Load a checkpoint, which SCNTrainer has read; its normalizers and references prevail, says the log.
 
         Raises:
             InputError: if the checkpoint's forces or stress would not be the derivatives of its energy.
         """
-        if checkpoint is None:
-            checkpoint = torch.load(checkpoint_path, map_location=self.device, weights_only=False)
         scales = {name: scale_of(normalizer) for name, normalizer in self.normalizers.items()}
         references = {name: _references(module) for name, module in self.elementrefs.items()}
         super().load_checkpoint(checkpoint_path, checkpoint, inference_only)

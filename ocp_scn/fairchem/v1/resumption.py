@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.fairchem.v1.interruption import interruption
-from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.normalization import NormalizedTrainer
 
 
@@ -148,9 +147,7 @@ class ResumableTrainer(NormalizedTrainer):
     def load_checkpoint(
         self, checkpoint_path: str, checkpoint: Any = None, inference_only: bool = False
     ) -> None:
-        """Load a checkpoint as fairchem does, and bring the schedule up to its step."""
-        if checkpoint is None:
-            checkpoint = read_checkpoint(checkpoint_path, self.device)
+        """Load a checkpoint, which SCNTrainer has read, and bring the schedule up to its step."""
         super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
         if checkpoint.get("val_metrics"):
             self._evaluation = self.step, checkpoint["val_metrics"]
