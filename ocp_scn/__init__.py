@@ -5,13 +5,23 @@ is installed; without it, the network (:class:`SCN`) works on plain tensors.
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.model import SCN
 
 __version__ = "0.1.0"
-__all__ = ["SCN", "InputError", "SCNConfig", "__version__"]
+__all__ = ["SCN", "InputError", "SCNCalculator", "SCNConfig", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return the calculator, for which ASE has to be installed; the network does without."""
+    if name != "SCNCalculator":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ocp_scn.calculator import SCNCalculator  # noqa: PLC0415
+
+    return SCNCalculator
 
 
 def _fairchem_line() -> str | None:

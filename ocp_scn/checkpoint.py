@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
 
 EPILOG = """examples:
@@ -27,7 +28,7 @@ EPILOG = """examples:
 
 def convert(
     source: Path, target: Path, *, task_name: str = "oc20", overwrite: bool = False
-) -> tuple[str, Trained]:
+) -> tuple[int, Trained]:
     """Write the checkpoint ``source`` for the other line of fairchem; return that line and what it has.
 
     Args:
@@ -43,11 +44,8 @@ def convert(
         raise InputError(f"{str(target)!r} exists; name another file or pass --overwrite")
     if not version("fairchem-core").startswith("2."):
         raise InputError("converting needs fairchem-core 2 (make env-fairchem2); fairchem 1 is not needed")
-    loaded = _load(source)
-    try:
-        line, trained, result = _translate(loaded, task_name)
-    except InputError as error:
-        raise InputError(f"{str(source)!r}: {error}") from error
+    line, trained = read_trained(source)
+    result = _of_other_line(line, trained, task_name)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.name}.part")
     try:
@@ -55,20 +53,37 @@ def convert(
         work.replace(target)
     finally:
         work.unlink(missing_ok=True)
-    return line, trained
+    return 3 - line, trained
 
 
-def _translate(loaded: Any, task_name: str) -> tuple[str, Trained, Any]:
-    """Return the other line, what a loaded checkpoint has, and a checkpoint of that line."""
-    from ocp_scn.fairchem.v2 import checkpoint as fairchem2  # noqa: PLC0415  # only where that is installed
+def read_trained(path: Path) -> tuple[int, Trained]:
+    """Return the line of fairchem that a checkpoint is of, and what it has.
 
-    if fairchem2.is_checkpoint(loaded):
-        trained = fairchem2.read(loaded)
-        return "1", trained, to_fairchem1(trained)
+    Raises:
+        InputError: for a file that is no checkpoint of this model.
+    """
+    loaded = _load(path)
+    try:
+        line = _line_of(loaded)
+        return line, from_fairchem1(loaded) if line == 1 else from_fairchem2(loaded)
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}") from error
+
+
+def _line_of(loaded: Any) -> int:
     if isinstance(loaded, Mapping) and {"state_dict", "config"} <= set(loaded):
-        trained = from_fairchem1(loaded)
-        return "2", trained, fairchem2.build(trained, task_name)
+        return 1
+    if hasattr(loaded, "model_state_dict"):
+        return 2
     raise InputError("it is neither a checkpoint of fairchem 1 nor an inference checkpoint of 2")
+
+
+def _of_other_line(line: int, trained: Trained, task_name: str) -> Any:
+    if line == 2:
+        return to_fairchem1(trained)
+    from ocp_scn.fairchem.v2.checkpoint import build  # noqa: PLC0415  # only where fairchem 2 is installed
+
+    return build(trained, task_name)
 
 
 def _load(source: Path) -> Any:

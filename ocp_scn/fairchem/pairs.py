@@ -13,11 +13,6 @@ from torch import Tensor
 from ocp_scn.fairchem.search import MIN_DISTANCE, Pairs, find_pairs, true_indices
 from ocp_scn.fairchem.systems import Systems, check_cells, fetch, image_atoms, to_device
 
-try:
-    from fairchem.core.graph.radius_graph_pbc import get_max_neighbors_mask
-except ImportError:  # fairchem-core 1.10
-    from fairchem.core.common.utils import get_max_neighbors_mask
-
 
 def radius_graph(
     data: Any, radius: float, max_num_neighbors: int, enforce_max_neighbors_strictly: bool = True
@@ -40,6 +35,11 @@ def radius_graph(
     Raises:
         InputError: for a periodic cell that lacks a vector or has no volume.
     """
+    try:  # here: the calculator does without fairchem
+        from fairchem.core.graph.radius_graph_pbc import get_max_neighbors_mask  # noqa: PLC0415
+    except ImportError:  # fairchem-core 1.10
+        from fairchem.core.common.utils import get_max_neighbors_mask  # noqa: PLC0415
+
     systems, *_ = fetch(data.pos, data.cell, data.natoms, data.pbc.expand(len(data.natoms), 3))
     check_cells(systems)
     pairs = find_pairs(systems, radius, data.pos.device)

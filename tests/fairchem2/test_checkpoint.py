@@ -17,7 +17,8 @@ from fairchem.core.units.mlip_unit import load_predict_unit
 
 from ocp_scn.checkpoint import main
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v2.checkpoint import build, read
+from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
+from ocp_scn.fairchem.v2.checkpoint import build
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
 from tests import HANG
 from tests.commands.conftest import ROOT
@@ -46,7 +47,7 @@ def assert_same(first, second, averaged="averaged"):
 
 def test_a_checkpoint_of_fairchem_2_keeps_everything():
     original = trained(references=np.linspace(0, 3, 119).tolist())
-    again = read(build(original, "oc20"))
+    again = from_fairchem2(build(original, "oc20"))
     assert_same(again, original)
     assert again.references == original.references
 
@@ -54,7 +55,7 @@ def test_a_checkpoint_of_fairchem_2_keeps_everything():
 def test_the_conservative_one_too():
     settings = {**SETTINGS, **SMOOTH, "direct_forces": False}
     original = trained(conservative(), settings)
-    assert_same(read(build(original, "oc20")), original)
+    assert_same(from_fairchem2(build(original, "oc20")), original)
 
 
 def test_a_checkpoint_of_fairchem_1_has_the_averaged_weights_under_its_names():

@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 
 from ocp_scn.data.__main__ import main as data_command
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
 from ocp_scn.fairchem.v2 import AseDatabase, element_references, load_predict_unit, load_tasks
-from ocp_scn.fairchem.v2.checkpoint import build, read
+from ocp_scn.fairchem.v2.checkpoint import build
 from ocp_scn.fairchem.v2.training import _complete_configuration
 from ocp_scn.trained import from_fairchem1, to_fairchem1
 from tests.commands.conftest import ROOT
@@ -77,7 +78,7 @@ def test_elements_that_were_not_trained_are_named_once(tmp_path, caplog):
 
 def test_elements_go_from_line_to_line(tmp_path):
     original = trained(references=REFERENCES, elements=[8, 29])
-    assert read(build(original, "oc20")).elements == [8, 29]
+    assert from_fairchem2(build(original, "oc20")).elements == [8, 29]
     again = from_fairchem1(to_fairchem1(original))
     assert again.elements == [8, 29]
     assert again.references == pytest.approx(REFERENCES)
@@ -197,6 +198,6 @@ def test_a_training_on_total_energies(total, tmp_path):
     found = np.load(tmp_path / "found.npz")
     expected = [-200.0 * 8, -200.0 * 12]
     assert np.allclose(found["energy"][:, 0], expected, atol=25)
-    model = read(torch.load(path, weights_only=False))
+    model = from_fairchem2(torch.load(path, weights_only=False))
     assert model.elements == [28, 29]
     assert model.references[29] == pytest.approx(-200, abs=2)

@@ -12,14 +12,13 @@ import torch
 from fairchem.core.models.base import _get_dataset_to_tasks_map
 from fairchem.core.units import mlip_unit
 from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import of_other_line
-from ocp_scn.fairchem.v2.backbone import SCNBackbone
 from ocp_scn.fairchem.v2.references import task_config
 from ocp_scn.fairchem.v2.tasks import check_tasks
-from ocp_scn.trained import Trained, load_weights
+from ocp_scn.trained import Trained
 
 _HERE = "ocp_scn.fairchem.v2"
 _NORMALIZATION = "fairchem.core.modules.normalization"
@@ -61,34 +60,6 @@ def load_tasks(checkpoint_location: str | Path) -> list[Any]:
     direct_forces = checkpoint.model_config["backbone"].get("direct_forces", True)
     check_tasks(_get_dataset_to_tasks_map(tasks), direct_forces=direct_forces)
     return tasks
-
-
-def read(checkpoint: MLIPInferenceCheckpoint) -> Trained:
-    """Return what a checkpoint has.
-
-    Raises:
-        InputError: for another model, or one of several data sets.
-    """
-    settings = dict(_plain(checkpoint.model_config)["backbone"])
-    if settings.pop("model", None) != f"{_HERE}.{SCNBackbone.__name__}":
-        raise InputError("it is of another model, whose backbone is not SCNBackbone")
-    backbone = SCNBackbone(**settings)
-    weights = _weights(backbone, checkpoint.model_state_dict)
-    average = checkpoint.ema_state_dict
-    averaged = weights if average is None else _weights(backbone, average)
-    tasks = [hydra.utils.instantiate(task) for task in checkpoint.tasks_config]
-    by_property = {task.property: task for task in tasks}
-    if len(by_property) != len(tasks):
-        raise InputError(f"it has several tasks of one property: {', '.join(task.name for task in tasks)}")
-    normalizers = {
-        name: (float(task.normalizer.mean), float(task.normalizer.rmsd)) for name, task in by_property.items()
-    }
-    settings.pop("radius_pbc_version", None)
-    elements = settings.pop("trained_elements", None)
-    references = by_property["energy"].element_references
-    if references is not None:
-        references = references.element_references.double().tolist()
-    return Trained({**settings, "otf_graph": True}, weights, averaged, normalizers, references, elements)
 
 
 def build(trained: Trained, task_name: str) -> MLIPInferenceCheckpoint:
@@ -137,17 +108,3 @@ def _task(trained: Trained, task_name: str, name: str) -> dict[str, Any]:
     if name == "energy" and trained.references is not None:
         task["element_references"] = task_config(trained.references)
     return task
-
-
-def _weights(backbone: SCNBackbone, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = {name.split(_BACKBONE, 1)[1]: value for name, value in state.items() if _BACKBONE in name}
-    load_weights(backbone, found)
-    return {name: found[name].clone() for name, _ in backbone.named_parameters()}
-
-
-def _plain(config: Any) -> Any:
-    return (
-        OmegaConf.to_container(config, resolve=True)
-        if isinstance(config, DictConfig | ListConfig)
-        else config
-    )
