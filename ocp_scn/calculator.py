@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.optimize import LBFGS
+from ase.optimize.optimize import Optimizer
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
@@ -114,6 +117,48 @@ class SCNCalculator(Calculator):
         )
         return self._results(structures, {name: value.detach().cpu() for name, value in found.items()})
 
+    def relax_many(
+        self,
+        structures: Sequence[Atoms],
+        *,
+        fmax: float = 0.05,
+        steps: int = 200,
+        max_atoms: int = 1000,
+        optimizer: type[Optimizer] = LBFGS,
+    ) -> list[bool]:
+        """Relax structures in place, step by step together; return whether each has converged.
+
+        Every structure has an optimizer of ASE to itself, which heeds its constraints; the model computes all
+        that are not converged yet in batches. Afterwards each structure's calculator has its last results.
+
+        Args:
+            structures: of ASE.
+            fmax: largest force on an atom at which a structure has converged, eV/Å.
+            steps: at most so many.
+            max_atoms: of a batch; a larger structure is a batch by itself.
+            optimizer: class of ASE whose ``step`` needs the forces of one structure, such as ``FIRE``.
+
+        Raises:
+            InputError: for structures that the model cannot compute.
+        """
+        for atoms in structures:
+            atoms.calc = Calculator()
+        optimizers = [optimizer(atoms, logfile=None) for atoms in structures]
+        left = list(range(len(structures)))
+        for step in range(steps + 1):
+            for batch in batches(left, [len(atoms) for atoms in structures], max_atoms):
+                chosen = [structures[k] for k in batch]
+                for atoms, results in zip(chosen, self.predict(chosen), strict=True):
+                    atoms.calc = SinglePointCalculator(atoms, **results)
+            left = [
+                k for k in left if np.linalg.norm(structures[k].get_forces(), axis=1).max(initial=0) > fmax
+            ]
+            if not left or step == steps:
+                break
+            for k in left:
+                optimizers[k].step()
+        return [k not in left for k in range(len(structures))]
+
     def _results(self, structures: Sequence[Atoms], found: dict[str, Tensor]) -> list[dict[str, Any]]:
         mean, scale = self.trained.normalizers.get("energy", (0.0, 1.0))
         energies = found["energy"].double().numpy() * scale + mean  # references are large: in float64
@@ -132,6 +177,23 @@ class SCNCalculator(Calculator):
                 if has_volume(atoms):
                     result["stress"] = full_3x3_to_voigt_6_stress(stress * scale)
         return results
+
+
+def batches(indices: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield indices in order, in groups whose ``sizes`` add up to ``most`` at most, or of one index."""
+    batch: list[int] = []
+    for index in indices:
+        if batch and sum(sizes[k] for k in batch) + sizes[index] > most:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def largest_force(atoms: Atoms) -> float:
+    """Return the largest force on an atom that constraints leave, eV/Å."""
+    return float(np.linalg.norm(atoms.get_forces(), axis=1).max(initial=0))
 
 
 def has_volume(atoms: Atoms) -> bool:

@@ -16,9 +16,12 @@ from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.constraints import FixAtoms
+from ase.optimize import LBFGS
 
 import ocp_scn
 from ocp_scn import SCN, InputError, SCNCalculator, SCNConfig
+from ocp_scn.calculator import batches
 from ocp_scn.trained import Trained, to_fairchem1
 from tests import HANG
 from tests.weights import strengthen
@@ -146,6 +149,28 @@ def test_a_batch_has_the_results_of_its_structures(tmp_path: Path) -> None:
         assert found["energy"] == pytest.approx(alone.get_potential_energy(), abs=1e-9)
         np.testing.assert_allclose(found["forces"], alone.get_forces(), atol=1e-9)
         assert ("stress" in found) == bool(atoms.pbc.all())
+
+
+def test_many_relaxations_are_those_of_each_structure(tmp_path: Path) -> None:
+    """Batches change nothing but the time; constraints hold, and steps are counted for each."""
+    calc = calculator(tmp_path, trained(**SMOOTH), dtype="float64")
+    structures = [bulk("Cu", cubic=True), slab(), bulk("Pd", cubic=True), molecule("H2O")]
+    for k, atoms in enumerate(structures):
+        atoms.rattle(0.02, seed=k)
+    structures[1].set_constraint(FixAtoms(range(8)))
+    alone = [with_calculator(atoms, calc) for atoms in structures]
+    together = [atoms.copy() for atoms in structures]
+    converged = calc.relax_many(together, fmax=0.1, steps=4, max_atoms=14)
+    assert converged == [LBFGS(atoms, logfile=None).run(fmax=0.1, steps=4) for atoms in alone]
+    for one, other, before in zip(alone, together, structures, strict=True):
+        np.testing.assert_allclose(one.positions, other.positions, atol=1e-8)
+        assert other.get_potential_energy() == pytest.approx(one.get_potential_energy(), abs=1e-8)
+        assert np.abs(other.positions - before.positions).max() > 1e-3
+    assert (together[1].positions[:8] == structures[1].positions[:8]).all()
+
+
+def test_batches_are_filled() -> None:
+    assert list(batches([0, 1, 3, 4], [5, 5, 9, 12, 1], 10)) == [[0, 1], [3], [4]]
 
 
 def test_what_the_model_has_not_is_refused_by_name(tmp_path: Path) -> None:
