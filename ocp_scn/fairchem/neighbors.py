@@ -20,7 +20,7 @@ from ocp_scn.fairchem.pairs import nearest
 from ocp_scn.fairchem.search import compares_all, find_pairs
 from ocp_scn.fairchem.systems import Systems, to_device
 from ocp_scn.fairchem.training_data import KnownElements
-from ocp_scn.graph import Graph, build_graph
+from ocp_scn.graph import TIE, Graph, build_graph
 from ocp_scn.sphere import default_dtype
 
 Search = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -34,7 +34,7 @@ def batch_graph(
     """Return the graph of a batch, on its device, after the checks that it needs.
 
     Between batch and graph two results are waited for: positions, cells and elements, then the number of
-    each atom's neighbours.
+    each atom's neighbours. With ``keep_tied_neighbors`` there is a third: how many are left.
 
     Args:
         data: fairchem's batch.
@@ -52,6 +52,7 @@ def batch_graph(
         vec,
         num_resolutions=config.num_resolutions,
         max_num_neighbors=config.max_num_neighbors,
+        keep_tied_neighbors=config.keep_tied_neighbors,
         counts=counts,
     )
 
@@ -61,7 +62,7 @@ def find_edges(data: Any, config: SCNConfig, search: Search | None = None) -> tu
 
     Which atoms are neighbours is decided as fairchem's radius graph does, in float32; the vectors
     are computed anew from positions and cell in their own precision, and gradients flow through
-    them.
+    them. With ``keep_tied_neighbors``, :func:`build_graph` applies the cap, where the vectors are known.
 
     Args:
         data: fairchem's batch.
@@ -104,11 +105,11 @@ def _neighbors(data: Any, config: SCNConfig, systems: Systems) -> tuple[Tensor, 
     check_mixed(config, systems)
     if has_tiny_cells(systems):
         check_places(data, systems)  # before the many images of a tiny cell are listed
-    pairs = find_pairs(systems, config.cutoff, data.pos.device)
+    pairs = find_pairs(systems, _radius(config), data.pos.device)
     if pairs.suspicious:
         check_places(data, systems)
     source, target, offset, counts = pairs.source, pairs.target, pairs.offset, pairs.counts
-    if 0 < config.max_num_neighbors < counts.max(initial=0):
+    if 0 < config.max_num_neighbors < counts.max(initial=0) and not config.keep_tied_neighbors:
         on_device = compares_all(data.pos.device)
         together = on_device or not config.use_pbc_single
         groups = [len(counts)] if together else systems.natoms.tolist()
@@ -141,13 +142,22 @@ def _searched_graph(data: Any, config: SCNConfig, search: Search, systems: Syste
             pbc=torch.tensor(systems.periodic[k : k + 1]),
         )
         with default_dtype(torch.float32):  # fairchem mixes its input with the default
+            # Not strictly, fairchem keeps those of the next distance as well; build_graph has the last word.
             index, offset, _ = search(
-                part, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
+                part,
+                _radius(config),
+                config.max_num_neighbors,
+                enforce_max_neighbors_strictly=not config.keep_tied_neighbors,
             )
         source, target = index + first
         indices.append(torch.stack([source, target]))
         offsets.append(offset.to(moved) - moved[source] + moved[target])
     return torch.cat(indices, dim=1), torch.cat(offsets)
+
+
+def _radius(config: SCNConfig) -> float:
+    """Return the distance up to which atoms are neighbours, Å."""
+    return config.cutoff + TIE if config.keep_tied_neighbors else config.cutoff
 
 
 def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:
