@@ -131,12 +131,6 @@ def farthest(dtype: Any) -> float:
     return min(_LARGEST, _COARSEST / float(np.finfo(dtype).eps))
 
 
-def boundary_fault(atoms: Any) -> str | None:
-    """Return what :func:`cell_fault` finds in ASE's atoms, whose cell needs vectors where it is periodic."""
-    with np.errstate(invalid="ignore"):  # a third vector for two parallel ones
-        return cell_fault(atoms.cell.complete().array, atoms.pbc)
-
-
 def cell_fault(cell: np.ndarray, periodic: np.ndarray) -> str | None:
     """Return why a cell (3, 3) in Å cannot be periodic along the given ones (3,) of its vectors, or None."""
     lacking = _without_vector(cell[None], periodic[None])[0]
