@@ -120,4 +120,5 @@ def _system_name(data: Any, systems: Systems, atom: int) -> str:
 
 def _sid(data: Any, system: int) -> str:
     sid = data.sid[system] if "sid" in data else system
-    return f"system {sid.item() if isinstance(sid, Tensor) else sid}"
+    sid = sid.item() if isinstance(sid, Tensor) else sid
+    return f"system {system if sid == '' else sid}"  # fairchem 2 calls those without an id ''
