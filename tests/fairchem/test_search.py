@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,14 @@ from ase import Atoms
 from ase.build import bulk as crystal_of
 from ase.build import fcc111
 from ase.geometry.cell import complete_cell
+from ase.neighborlist import neighbor_list
 from fairchem.core.common.utils import get_max_neighbors_mask
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch_geometric.data import Data
 
 from benchmarks.structures import slabs
 from ocp_scn.config import SCNConfig
@@ -95,6 +99,39 @@ def test_pairs_are_those_within_the_radius(seed, radius):
     assert Counter(map(tuple, rows)) == expected
     assert rows == sorted(rows)
     assert pairs.counts.tolist() == [sum(row[0] == atom for row in rows) for atom in range(len(pos))]
+
+
+@few_examples
+@given(
+    st.integers(0, 10**6),
+    st.floats(2.0, 5.0),
+    st.sampled_from([1.0, 0.4]),
+    st.sampled_from([0.0, 1e3, 1e6, 1e8]),
+    st.booleans(),
+)
+def test_edges_are_those_of_ase(seed, radius, scale, shift, on_device):
+    """In tiny, skewed, left-handed and partly periodic cells, of atoms in and out of them, near and far."""
+    atoms = random_structure(seed)
+    atoms.set_cell(scale * atoms.cell.array, scale_atoms=True)
+    shortest = neighbor_list("d", atoms, 0.02)
+    assume(len(atoms) > 0 and len(shortest) == 0)
+    within = [len(neighbor_list("i", atoms, radius + margin)) for margin in (-1e-4, 1e-4)]
+    assume(within[0] == within[1])  # else rounding decides
+    i, j, vec = neighbor_list("ijD", atoms, radius)
+    expected = np.column_stack([i, j, vec])
+    data = Data(
+        pos=torch.tensor(atoms.positions + shift * np.array([0.3, -1.0, 0.7])),
+        cell=torch.tensor(atoms.cell.array)[None],
+        atomic_numbers=torch.tensor(atoms.numbers),
+        natoms=torch.tensor([len(atoms)]),
+        pbc=torch.tensor(atoms.pbc),
+    )
+    config = SCNConfig(otf_graph=True, cutoff=radius, max_num_neighbors=-1)
+    with comparing_all() if on_device else nullcontext():
+        source, target, vec = find_edges(batch_of(data), config)
+    found = np.column_stack([target, source, vec])
+    assert len(found) == len(expected)
+    assert not len(found) or cKDTree(found).query(expected)[0].max() < 1e-9 + 1e-15 * shift * 10
 
 
 CRYSTALS = {
