@@ -466,6 +466,7 @@ def test_a_search_of_fairchem_sees_systems_one_by_one():
     """A search with fairchem's interface gets wrapped float32 positions, and its offsets are corrected."""
     data = batch_of(bulk(4, 0), molecule(3, 1))
     data.pos += 20.0
+    data.pos[4:] += 1e7  # the molecule, which is seen near the origin
     seen = []
 
     def radius_graph(part, radius, cap, enforce_max_neighbors_strictly):
@@ -479,4 +480,5 @@ def test_a_search_of_fairchem_sees_systems_one_by_one():
     assert (source.tolist(), target.tolist()) == ([0, 1, 4, 5], [1, 2, 5, 6])
     wrapped = torch.cat([part.pos for part in seen])
     assert wrapped.dtype == torch.float32
+    assert wrapped.abs().max() < 200
     torch.testing.assert_close(vec, (wrapped[source] - wrapped[target]).double(), rtol=0, atol=1e-5)
