@@ -93,6 +93,7 @@ def edges_of(batch: Batch, config: SCNConfig) -> tuple[Tensor, Tensor, Tensor, T
         *find_edges(batch, config),
         num_resolutions=config.num_resolutions,
         max_num_neighbors=config.max_num_neighbors,
+        keep_tied_neighbors=config.keep_tied_neighbors,
     )
     shift = graph.vec - batch.pos[graph.source] + batch.pos[graph.target]
     offsets = (shift.double() @ torch.linalg.pinv(batch.cell[0].double())).round()

@@ -65,6 +65,7 @@ class SCNConfig:
     regress_stress: bool = setting(False)  # predict stress too, by the energy's strain derivative
     sphere_quadrature: str = setting("spiral")  # points of the readouts: spiral or gauss
     grid_resolution: int = setting(0, 0, 200)  # latitudes of the grid; 0 means 2 (lmax + 1)
+    keep_tied_neighbors: bool = setting(False)  # beyond the cap, keep those as far as the last one kept
     compute_dtype: str = setting("float32")  # of the layers' matrix products; tf32 is for GPUs
     cuda_graphs: bool = setting(False)  # replay evaluations of repeated sizes: for MD and relaxations on GPUs
     strict_elements: bool = setting(False)  # refuse elements that were not trained, rather than warn

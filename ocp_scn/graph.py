@@ -10,6 +10,8 @@ from torch import Tensor
 
 # Edges up to this rank (from 0) are near, the others far.
 NEAR_NEIGHBORS = 12
+# Lengths that differ by less are equal: well above rounding, well below differences that mean something, Å.
+TIE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def build_graph(
     *,
     num_resolutions: int,
     max_num_neighbors: int,
+    keep_tied_neighbors: bool = False,
     counts: np.ndarray | None = None,
 ) -> Graph:
     """Cap the edges of each target at the nearest, if wanted, and put near edges before far ones.
@@ -66,12 +69,16 @@ def build_graph(
         vec: (E, 3) edge vectors, Å.
         num_resolutions: 1 (all edges near) or 2 (ranks 0..11 near, the rest far).
         max_num_neighbors: edges kept for a target; -1 keeps all.
+        keep_tied_neighbors: keep those as long as the last one too, to :data:`TIE`; near edges likewise.
         counts: (A,) edges of each target, where they are known on the host: then nothing waits for the
-            device.
+            device, ties aside.
     """
-    order, rank = sort_by_target(vec.detach().norm(dim=-1), target)
+    distance = vec.detach().norm(dim=-1)
+    order, rank = sort_by_target(distance, target)
     limit = max_num_neighbors if max_num_neighbors >= 0 else len(rank)
     borders = [limit] if num_resolutions == 1 else [min(NEAR_NEIGHBORS, limit), limit]
+    if keep_tied_neighbors:
+        rank, counts = _tied_rank(rank, distance[order], borders), None
     below = _below(rank, borders) if counts is None else _below_by_counts(counts, borders)
     resolution = (rank >= borders[0]).int()
     for border in borders[1:]:
@@ -79,6 +86,22 @@ def build_graph(
     order = order[torch.argsort(resolution, stable=True)[: below[-1]]]
     sizes = tuple(end - begin for begin, end in zip([0, *below], below, strict=False))
     return Graph(source[order], target[order], vec[order], sizes)
+
+
+def _tied_rank(rank: Tensor, distance: Tensor, borders: list[int]) -> Tensor:
+    """Return ranks in which edges beyond a border that are as long as the last one below share its rank.
+
+    Args:
+        rank: (E,) by target, then by length.
+        distance: (E,) lengths in that order, Å.
+        borders: ranks from which on edges belong to another resolution or none.
+    """
+    index = torch.arange(len(rank), device=rank.device)
+    tied = rank
+    for border in reversed(borders):  # a tie with the first border prevails
+        last = index - (rank - (border - 1)).clamp(min=0)
+        tied = torch.where(distance <= distance[last] + TIE, tied.clamp(max=border - 1), tied)
+    return tied
 
 
 def _below(rank: Tensor, borders: list[int]) -> list[int]:

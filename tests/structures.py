@@ -1,8 +1,12 @@
 """Small random structures, as the data that fairchem's readers return."""
 
+import numpy as np
 import torch
+from ase import Atoms
 from torch import Tensor
 from torch_geometric.data import Batch, Data
+
+from ocp_scn.fairchem.systems import Systems
 
 PERIODIC = torch.tensor([True, True, True])
 
@@ -43,6 +47,17 @@ def batch_of(*structures: Data, dtype: torch.dtype = torch.float64) -> Batch:
     for copy in copies:
         copy.pos, copy.cell = copy.pos.to(dtype), copy.cell.to(dtype)
     return Batch.from_data_list(copies)
+
+
+def systems_of(*structures: Atoms) -> Systems:
+    """Return structures as a search reads them, wrapped."""
+    return Systems(
+        pos=np.concatenate([atoms.positions for atoms in structures]),
+        cell=np.stack([atoms.cell.array for atoms in structures]),
+        natoms=np.array([len(atoms) for atoms in structures]),
+        periodic=np.stack([atoms.pbc for atoms in structures]),
+        moved=np.zeros((sum(map(len, structures)), 3), dtype=np.int64),
+    ).wrapped()
 
 
 def _apart(num_atoms: int, generator: torch.Generator) -> Tensor:

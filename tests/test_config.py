@@ -58,6 +58,7 @@ REFUSED = [
     ("grid_resolution", 12, "0 or an even number from 14, 2 (lmax + 1)"),
     ("grid_resolution", 15, "0 or an even number from 14, 2 (lmax + 1)"),
     ("grid_resolution", 202, "0..200"),
+    ("keep_tied_neighbors", 1, "True or False"),
     ("compute_dtype", "float16", "one of float32, tf32, bfloat16"),
     ("cuda_graphs", "yes", "True or False"),
     ("strict_elements", "Fe", "True or False"),

@@ -494,3 +494,37 @@ def test_c34_trained_elements(model):
     known.check(np.array([29, 1, 29]))
     with pytest.raises(InputError, match="not on He, O"):
         known.check(np.array([8, 1, 2]))
+
+
+def test_c39_ties():
+    distance = torch.tensor([1.0] * 11 + [2.0, 2.0, 3.0, 3.0, 3.00005, 3.001])
+    vec = torch.stack([distance, 0 * distance, 0 * distance], dim=1)
+    index, target = torch.arange(17), torch.zeros(17, dtype=torch.long)
+    sizes = [
+        build_graph(
+            index, target, vec, num_resolutions=2, max_num_neighbors=14, keep_tied_neighbors=keep
+        ).sizes
+        for keep in (False, True)
+    ]
+    assert sizes == [(12, 2), (13, 3)]
+    at_cutoff = structure(pos=torch.tensor([[0.0, 0.0, 0.0], [8.00005, 0.0, 0.0], [40.0, 0.0, 0.0]]))
+    config = SCNConfig(cutoff=8.0, otf_graph=True, use_pbc=False)
+    kept = dataclasses.replace(config, keep_tied_neighbors=True)
+    assert [len(find_edges(at_cutoff, c)[0]) for c in (config, kept)] == [0, 2]
+
+
+def test_c40_places(model):
+    near, far = structure(dtype=torch.float64), structure(dtype=torch.float64)
+    far.pbc[:] = False
+    near.pbc[:] = False
+    far.pos += 9e8
+    edges = [find_edges(data, model.config) for data in (near, far)]
+    assert all(torch.equal(edges[0][k], edges[1][k]) for k in range(2))
+    assert torch.allclose(edges[0][2], edges[1][2], rtol=0, atol=1e-6)
+    for dtype, limit in ((torch.float32, 8.3e4), (torch.float64, 1e9)):
+        moved = structure(dtype=dtype)
+        moved.pos[0, 0] = limit
+        find_edges(moved, model.config)
+        moved.pos[0, 0] *= 1.02
+        with pytest.raises(InputError, match=r"within .* Å of the origin"):
+            find_edges(moved, model.config)

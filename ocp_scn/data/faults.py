@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from ase.neighborlist import neighbor_list
 
 from ocp_scn.data.frames import Frame
 from ocp_scn.data.labels import RELAXED_TARGETS, virial_fault
-from ocp_scn.fairchem.systems import boundary_fault
+from ocp_scn.fairchem.structures import structure_fault
 
 _CHECKED_TARGETS = (*RELAXED_TARGETS, "stress")
 
@@ -23,26 +22,16 @@ def find_fault(
         min_distance: atoms closer than this overlap, Å.
         labels: it needs energy and forces.
     """
-    atoms = frame.atoms
-    if len(atoms) == 0:
-        return "no atoms"
-    arrays = {
-        "energy": frame.energy,
-        "forces": frame.forces,
-        "positions": atoms.positions,
-        "cell": atoms.cell.array,
-    }
-    arrays |= {name: frame.targets[name] for name in _CHECKED_TARGETS if name in frame.targets}
-    for name, values in arrays.items():
+    fault = structure_fault(frame.atoms, max_num_elements=max_num_elements, min_distance=min_distance)
+    if fault is not None:
+        return fault
+    labelled = {"energy": frame.energy, "forces": frame.forces}
+    targets = {name: frame.targets[name] for name in _CHECKED_TARGETS if name in frame.targets}
+    for name, values in {**labelled, **targets}.items():
         if values is None:
             if labels:
                 return f"no {name}"
             continue
         if not np.isfinite(values).all():
             return f"not finite: {name}"
-    if atoms.numbers.max() >= max_num_elements:
-        return f"element {atoms.numbers.max()} is beyond {max_num_elements - 1}"
-    fault = boundary_fault(atoms)
-    if fault is None and len(neighbor_list("i", atoms, min_distance)) > 0:
-        return "atoms overlap"
-    return fault or virial_fault(atoms, frame.targets)
+    return virial_fault(frame.atoms, frame.targets)

@@ -12,7 +12,7 @@ def fixed_mask(fixed: Any, natoms: int) -> np.ndarray:
 
     Args:
         fixed: a flag an atom (booleans or 0 and 1; a list, an array, a column, a tensor), or indices of
-            fixed atoms. As many zeros and ones as there are atoms are flags.
+            fixed atoms, each once. As many zeros and ones as there are atoms are flags.
         natoms: the number of atoms.
 
     Raises:
@@ -23,6 +23,7 @@ def fixed_mask(fixed: Any, natoms: int) -> np.ndarray:
     if flat.size == natoms and flat.dtype.kind in "biuf" and np.isin(flat, (0, 1)).all():
         return flat != 0
     indices = flat.size == max(values.shape, default=1) and flat.dtype.kind in "iu"
+    indices = indices and len(np.unique(flat)) == flat.size  # else they are flags of other atoms
     if not flat.size or (indices and flat.min() >= 0 and flat.max() < natoms):
         mask = np.zeros(natoms, dtype=bool)
         mask[flat.astype(int)] = True

@@ -152,16 +152,27 @@ def _attributes(graph: Any) -> dict[str, Any]:
 
 
 def _structure(sample: dict[str, Any]) -> Atoms:
-    numbers = np.reshape(sample["atomic_numbers"], -1).astype(int)  # a number, no array, of one atom
+    numbers = _whole("atomic_numbers", sample["atomic_numbers"])
+    if "natoms" in sample and int(sample["natoms"]) != len(numbers):
+        raise ValueError(f"natoms={sample['natoms']}, but {len(numbers)} atomic_numbers")
     fixed = fixed_mask(sample.get("fixed", []), len(numbers))
     return Atoms(
         numbers=numbers,
         positions=np.asarray(sample["pos"], dtype=np.float64),
         cell=np.reshape(sample["cell"], (3, 3)).astype(np.float64),
         pbc=np.reshape(sample.get("pbc", [True, True, True]), 3).astype(bool),
-        tags=np.reshape(sample["tags"], -1).astype(int) if "tags" in sample else None,
+        tags=_whole("tags", sample["tags"]) if "tags" in sample else None,
         constraint=FixAtoms(mask=fixed) if fixed.any() else None,
     )
+
+
+def _whole(name: str, values: Any) -> np.ndarray:
+    """Return whole numbers (n,), which are a number and no array where there is one atom."""
+    found = np.reshape(values, -1)
+    wrong = found[~(found == np.floor(found))]
+    if len(wrong):
+        raise ValueError(f"{name} has {wrong[0]}; expected whole numbers")
+    return found.astype(int)
 
 
 def _properties(sample: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Edges of fairchem's batches, and the checks that these need before a network sees them.
+"""Edges of fairchem's batches.
 
 Both lines of fairchem have nearly the same batches, so this serves both.
 """
@@ -6,7 +6,6 @@ Both lines of fairchem have nearly the same batches, so this serves both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +15,17 @@ from torch import Tensor
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.pairs import coincidence, nearest
-from ocp_scn.fairchem.search import MIN_DISTANCE, compares_all, find_pairs
-from ocp_scn.fairchem.systems import Systems, check_cells, fetch, to_device
+from ocp_scn.fairchem.inputs import check_mixed, check_places, checked_systems, has_tiny_cells
+from ocp_scn.fairchem.pairs import nearest
+from ocp_scn.fairchem.search import compares_all, find_pairs
+from ocp_scn.fairchem.systems import Systems, to_device
 from ocp_scn.fairchem.training_data import KnownElements
-from ocp_scn.graph import Graph, build_graph
+from ocp_scn.graph import TIE, Graph, build_graph
 from ocp_scn.sphere import default_dtype
 
 Search = Callable[..., tuple[Tensor, Tensor, Tensor]]
+# Other searches see systems that begin further than half of this from the origin moved to it, Å.
+_FAR = 256.0
 
 
 def batch_graph(
@@ -32,7 +34,7 @@ def batch_graph(
     """Return the graph of a batch, on its device, after the checks that it needs.
 
     Between batch and graph two results are waited for: positions, cells and elements, then the number of
-    each atom's neighbours.
+    each atom's neighbours. With ``keep_tied_neighbors`` there is a third: how many are left.
 
     Args:
         data: fairchem's batch.
@@ -50,6 +52,7 @@ def batch_graph(
         vec,
         num_resolutions=config.num_resolutions,
         max_num_neighbors=config.max_num_neighbors,
+        keep_tied_neighbors=config.keep_tied_neighbors,
         counts=counts,
     )
 
@@ -59,7 +62,7 @@ def find_edges(data: Any, config: SCNConfig, search: Search | None = None) -> tu
 
     Which atoms are neighbours is decided as fairchem's radius graph does, in float32; the vectors
     are computed anew from positions and cell in their own precision, and gradients flow through
-    them.
+    them. With ``keep_tied_neighbors``, :func:`build_graph` applies the cap, where the vectors are known.
 
     Args:
         data: fairchem's batch.
@@ -77,14 +80,14 @@ def _edges(
     data: Any, config: SCNConfig, search: Search | None, known: KnownElements | None
 ) -> tuple[Tensor, Tensor, Tensor, np.ndarray | None]:
     """Return source, target, vec and, where known, the number of each atom's edges."""
-    systems, counts = _checked_systems(data, config, known), None
+    systems, counts = checked_systems(data, config, known), None
     if not config.otf_graph:
-        _check_places(data, systems)
+        check_places(data, systems)
         (source, target), offsets = _stored_graph(data)
     elif search is None:
         source, target, offsets, counts = _neighbors(data, config, systems)
     else:
-        _check_places(data, systems)
+        check_places(data, systems)
         (source, target), offsets = _searched_graph(data, config, search, systems)
     vec = data.pos[source] - data.pos[target]
     if config.use_pbc:
@@ -99,14 +102,14 @@ def _edges(
 
 def _neighbors(data: Any, config: SCNConfig, systems: Systems) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
     """Return source, target, cell offsets (E, 3) and the number of each atom's edges, by our search."""
-    _check_mixed(config, systems)
-    if _tiny(systems):
-        _check_places(data, systems)  # before the many images of a tiny cell are listed
-    pairs = find_pairs(systems, config.cutoff, data.pos.device)
+    check_mixed(config, systems)
+    if has_tiny_cells(systems):
+        check_places(data, systems)  # before the many images of a tiny cell are listed
+    pairs = find_pairs(systems, _radius(config), data.pos.device)
     if pairs.suspicious:
-        _check_places(data, systems)
+        check_places(data, systems)
     source, target, offset, counts = pairs.source, pairs.target, pairs.offset, pairs.counts
-    if 0 < config.max_num_neighbors < counts.max(initial=0):
+    if 0 < config.max_num_neighbors < counts.max(initial=0) and not config.keep_tied_neighbors:
         on_device = compares_all(data.pos.device)
         together = on_device or not config.use_pbc_single
         groups = [len(counts)] if together else systems.natoms.tolist()
@@ -114,17 +117,19 @@ def _neighbors(data: Any, config: SCNConfig, systems: Systems) -> tuple[Tensor, 
         source, target, offset = source[kept], target[kept], offset[kept]
         counts = np.minimum(counts, config.max_num_neighbors)
     if systems.moved.any():
-        moved = to_device(systems.moved.astype(np.float32), offset.device)
+        # In the precision of the positions: float32 holds no numbers of cells beyond 2^24.
+        moved = to_device(systems.moved.astype(systems.pos.dtype), offset.device)
         offset = offset - moved[source] + moved[target]
     return source, target, offset, counts
 
 
 def _searched_graph(data: Any, config: SCNConfig, search: Search, systems: Systems) -> tuple[Tensor, Tensor]:
     """Return edge_index (2, E) and cell offsets (E, 3) by another search, in float32."""
-    _check_mixed(config, systems)
+    check_mixed(config, systems)
     device, size = data.pos.device, 1 if config.use_pbc_single else max(1, len(systems.natoms))
-    pos, cell = (to_device(values.astype(np.float32), device) for values in (systems.pos, systems.cell))
-    moved = to_device(systems.moved.astype(np.float32), device)
+    near = systems.pos - np.round(systems.pos[systems.first[systems.system]] / _FAR) * _FAR
+    pos, cell = (to_device(values.astype(np.float32), device) for values in (near, systems.cell))
+    moved = to_device(systems.moved.astype(systems.pos.dtype), device)
     indices, offsets = [], []
     for k in range(0, len(systems.natoms), size):
         natoms = systems.natoms[k : k + size]
@@ -137,13 +142,22 @@ def _searched_graph(data: Any, config: SCNConfig, search: Search, systems: Syste
             pbc=torch.tensor(systems.periodic[k : k + 1]),
         )
         with default_dtype(torch.float32):  # fairchem mixes its input with the default
+            # Not strictly, fairchem keeps those of the next distance as well; build_graph has the last word.
             index, offset, _ = search(
-                part, config.cutoff, config.max_num_neighbors, enforce_max_neighbors_strictly=True
+                part,
+                _radius(config),
+                config.max_num_neighbors,
+                enforce_max_neighbors_strictly=not config.keep_tied_neighbors,
             )
         source, target = index + first
         indices.append(torch.stack([source, target]))
-        offsets.append(offset - moved[source].to(offset) + moved[target].to(offset))
+        offsets.append(offset.to(moved) - moved[source] + moved[target])
     return torch.cat(indices, dim=1), torch.cat(offsets)
+
+
+def _radius(config: SCNConfig) -> float:
+    """Return the distance up to which atoms are neighbours, Å."""
+    return config.cutoff + TIE if config.keep_tied_neighbors else config.cutoff
 
 
 def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:
@@ -153,73 +167,3 @@ def _stored_graph(data: Any) -> tuple[Tensor, Tensor]:
             f"otf_graph=False but the data have no {' and no '.join(missing)}; set otf_graph: True"
         )
     return data.edge_index, data.cell_offsets
-
-
-# --- checks ---------------------------------------------------------------------------------------
-
-
-def _checked_systems(data: Any, config: SCNConfig, known: KnownElements | None) -> Systems:
-    """Return the systems, wrapped; raise :class:`InputError` for those that the model cannot compute."""
-    pbc = data.pbc.reshape(-1, 3) if "pbc" in data else None
-    if not config.use_pbc:
-        pbc = torch.zeros(len(data.natoms), 3, dtype=torch.bool, device=data.pos.device)
-    systems, elements = fetch(data.pos, data.cell, data.natoms, pbc, data.atomic_numbers)
-    outside = (elements < 0) | (elements >= config.max_num_elements)
-    if outside.any():
-        atom = int(outside.argmax())
-        raise InputError(
-            f"atomic number {int(elements[atom])} in {_system_name(data, systems, atom)}; "
-            f"expected 0..{config.max_num_elements - 1} (max_num_elements={config.max_num_elements})"
-        )
-    if known is not None:
-        known.check(elements)
-    finite = np.isfinite(systems.pos).all(1)
-    if not finite.all():
-        atom = int((~finite).argmax())
-        raise InputError(
-            f"position {systems.pos[atom].tolist()} in {_system_name(data, systems, atom)}; "
-            "expected finite numbers"
-        )
-    if not np.isfinite(systems.cell).all():
-        raise InputError("a cell has entries that are not finite numbers")
-    check_cells(systems, partial(_sid, data))
-    return systems.wrapped()
-
-
-def _check_mixed(config: SCNConfig, systems: Systems) -> None:
-    if config.use_pbc_single or (systems.periodic == systems.periodic[:1]).all():
-        return
-    raise InputError(
-        f"a batch mixes periodic boundary conditions {np.unique(systems.periodic, axis=0).tolist()}; "
-        "set use_pbc_single: True"
-    )
-
-
-def _tiny(systems: Systems) -> bool:
-    """Return whether a cell is so flat that atoms are at the places of their images."""
-    heights = 1 / np.linalg.norm(systems.inverse, axis=1)
-    return bool((systems.periodic & (heights < 2 * MIN_DISTANCE)).any())
-
-
-def _check_places(data: Any, systems: Systems) -> None:
-    """Raise :class:`InputError` if two atoms are at one place, periodic images included."""
-    pair = coincidence(systems)
-    if pair is not None:
-        first, second = pair
-        raise InputError(
-            f"{_system_name(data, systems, first)} and atom {_index_in_system(systems, second)} "
-            f"are at one place (closer than {MIN_DISTANCE} Å)"
-        )
-
-
-def _index_in_system(systems: Systems, atom: int) -> int:
-    return atom - int(systems.first[systems.system[atom]])
-
-
-def _system_name(data: Any, systems: Systems, atom: int) -> str:
-    return f"{_sid(data, int(systems.system[atom]))}, atom {_index_in_system(systems, atom)}"
-
-
-def _sid(data: Any, system: int) -> str:
-    sid = data.sid[system] if "sid" in data else system
-    return f"system {sid.item() if isinstance(sid, Tensor) else sid}"

@@ -1,4 +1,4 @@
-"""Which atoms are neighbours: the choice that fairchem's search makes among pairs; atoms at one place."""
+"""Which atoms are neighbours: the choice that fairchem's search makes among pairs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ocp_scn.fairchem.search import MIN_DISTANCE, Pairs, find_pairs, true_indices
-from ocp_scn.fairchem.systems import Systems, check_cells, fetch, image_atoms, to_device
+from ocp_scn.fairchem.images import check_images
+from ocp_scn.fairchem.search import Pairs, find_pairs, true_indices
+from ocp_scn.fairchem.systems import check_cells, fetch, to_device
 
 
 def radius_graph(
@@ -33,7 +33,7 @@ def radius_graph(
         Sources and targets (2, E), cell offsets (E, 3) of the sources, and edges by system (B,).
 
     Raises:
-        InputError: for a periodic cell that lacks a vector or has no volume.
+        InputError: for a periodic cell that lacks a vector, has no volume or too many images.
     """
     try:  # here: the calculator does without fairchem
         from fairchem.core.graph.radius_graph_pbc import get_max_neighbors_mask  # noqa: PLC0415
@@ -42,6 +42,7 @@ def radius_graph(
 
     systems, *_ = fetch(data.pos, data.cell, data.natoms, data.pbc.expand(len(data.natoms), 3))
     check_cells(systems)
+    check_images(systems, radius)
     pairs = find_pairs(systems, radius, data.pos.device)
     kept, counts = get_max_neighbors_mask(
         natoms=data.natoms,
@@ -89,35 +90,3 @@ def _nearest(target: Tensor, distance2: Tensor, counts: np.ndarray, cap: int, st
     order = table.sort(dim=1, stable=stable).indices
     kept = torch.zeros_like(table, dtype=torch.bool).scatter_(1, order[:, :cap], True)
     return true_indices(kept[target, place], int(np.minimum(counts, cap).sum()))
-
-
-def coinciding_atoms(pos: Tensor, cell: Tensor, periodic: Tensor) -> tuple[int, int] | None:
-    """Return two atoms of a system that are closer than :data:`MIN_DISTANCE`, if any; images count.
-
-    Args:
-        pos: (A, 3) Å, wrapped into the cell.
-        cell: (3, 3) Å.
-        periodic: (3,) whether images lie along each cell vector.
-    """
-    systems, *_ = fetch(pos, cell[None], torch.tensor([len(pos)]), periodic[None])
-    return coincidence(systems)
-
-
-def coincidence(systems: Systems) -> tuple[int, int] | None:
-    """Return two atoms (indices in the batch) closer than :data:`MIN_DISTANCE`, if any; images count."""
-    source, offset = image_atoms(systems, MIN_DISTANCE)
-    pos, cell = systems.pos.astype(np.float64), systems.cell.astype(np.float64)
-    moved = pos[source] + (offset[:, None] @ cell[systems.system[source]])[:, 0]
-    image_system = systems.system[source]
-    for system, (first, natoms) in enumerate(zip(systems.first, systems.natoms, strict=True)):
-        mine = np.flatnonzero(image_system == system)
-        tree = cKDTree(moved[mine])
-        found = cKDTree(pos[first : first + natoms]).sparse_distance_matrix(
-            tree, MIN_DISTANCE, output_type="ndarray"
-        )
-        target, image = found["i"] + first, mine[found["j"]]
-        other = (source[image] != target) | offset[image].any(1)
-        if other.any():
-            k = np.lexsort((image[other], target[other]))[0]
-            return int(target[other][k]), int(source[image][other][k])
-    return None

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from vesin import NeighborList
 
-from ocp_scn.fairchem.systems import Systems, image_atoms, to_device, to_host
+from ocp_scn.fairchem.images import MIN_DISTANCE, image_atoms
+from ocp_scn.fairchem.systems import Systems, to_device, to_host
 
-# fairchem's graph takes two atoms closer than this for one and leaves their edge out, Å.
-MIN_DISTANCE = 0.01
 # Two atoms closer than this may be at one place, float32 aside, Å.
 _SUSPICIOUS = 2 * MIN_DISTANCE
 # Room for the rounding of float32 where pairs are looked for in float64, Å.
 _MARGIN = 1e-2
+# Float32 holds coordinates up to half of this to 8e-6 Å. From larger ones a multiple of it is taken, Å.
+_BLOCK = 256.0
 # Pairs that are compared at once on a device, at 40 bytes each: 640 MiB.
 MAX_PAIRS = 2**24
 # Radii between two atoms up to which vesin is used: its grid covers all atoms, and overflows beyond 1e5.
@@ -68,6 +69,7 @@ def find_pairs(systems: Systems, radius: float, device: torch.device) -> Pairs:
     """Return all pairs of atoms within a radius, images included, on the device.
 
     Distances are computed in float32, in fairchem's order of operations: they decide who is a neighbour.
+    Places are rounded to float32 relative to a point nearby, which near the origin is the origin.
 
     Args:
         systems: wrapped into their cells.
@@ -84,8 +86,19 @@ def find_pairs(systems: Systems, radius: float, device: torch.device) -> Pairs:
 
 
 def _extent(systems: Systems) -> float:
-    """Return the largest distance along x, y or z between two atoms of any systems, Å."""
-    return float(np.ptp(systems.pos, axis=0).max()) if len(systems.pos) else 0.0
+    """Return the largest distance along x, y or z between two atoms of a system, at most, Å."""
+    from_first = systems.pos - systems.pos[systems.first[systems.system]]
+    return 2 * float(np.abs(from_first).max(initial=0))
+
+
+def _parts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coordinates (N, 3) as two parts (3, N) in float32: rests, and the multiples of a block.
+
+    Coordinates up to half a block are left as they are, rounded as fairchem's are.
+    """
+    values = values.astype(np.float64).T
+    blocks = np.round(values / _BLOCK) * _BLOCK
+    return (values - blocks).astype(np.float32), blocks.astype(np.float32)
 
 
 def _search_cells(systems: Systems, radius: float) -> Pairs:
@@ -142,26 +155,38 @@ def _distances2(
     systems: Systems, target: np.ndarray, source: np.ndarray, code: np.ndarray, offsets: np.ndarray
 ) -> np.ndarray:
     """Return squared distances (E,), Å^2, in float32, rounded as fairchem's are."""
-    cells, num_offsets = systems.cell.astype(np.float32), len(offsets)
-    num_systems = len(cells)
+    num_systems, num_offsets = len(systems.natoms), len(offsets)
     if num_systems * num_offsets > len(code) + 1000:  # few pairs: a shift for each
-        shifts, shift = _shifts(offsets[code], cells, systems.system[target]), np.arange(len(code))
+        shifts, shift = _shifts(offsets[code], systems, systems.system[target]), np.arange(len(code))
     else:
         system = np.repeat(np.arange(num_systems), num_offsets)
-        shifts = _shifts(np.tile(offsets, (num_systems, 1)), cells, system)
+        shifts = _shifts(np.tile(offsets, (num_systems, 1)), systems, system)
         shift = code if num_systems == 1 else systems.system[target] * num_offsets + code
+    rests, blocks = _parts(systems.pos)
+    far = blocks.any() or shifts[1].any()
     total: np.ndarray = np.zeros((), dtype=np.float32)
-    for pos, moved in zip(systems.pos.astype(np.float32).T.copy(), shifts.T.copy(), strict=True):
-        total = total + (pos[target] - (pos[source] + moved[shift])) ** 2
-    return total
-
-
-def _shifts(offset: np.ndarray, vectors: np.ndarray, system: np.ndarray) -> np.ndarray:
-    """Return offset @ vectors (E, 3) in float32, rounded as a matrix product is with multiply-and-add."""
-    total, wide = np.zeros((len(offset), 3), dtype=np.float32), vectors.astype(np.float64)
     for k in range(3):
-        total = (total + offset[:, k, None] * wide[system, k]).astype(np.float32)
+        along = rests[k][target] - (rests[k][source] + shifts[0][k][shift])
+        if far:
+            along += blocks[k][target] - (blocks[k][source] + shifts[1][k][shift])
+        total = total + along**2
     return total
+
+
+def _shifts(offset: np.ndarray, systems: Systems, system: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return offset @ cell in the parts (3, E) of :func:`_parts`.
+
+    Shifts up to half a block are rounded as a matrix product in float32 is with multiply-and-add.
+    """
+    narrow, wide = systems.cell.astype(np.float32).astype(np.float64), systems.cell.astype(np.float64)
+    rounded, total = np.zeros((len(offset), 3), dtype=np.float32), np.zeros((len(offset), 3))
+    near = np.ones((len(offset), 3), dtype=bool)
+    for k in range(3):
+        rounded = (rounded + offset[:, k, None] * narrow[system, k]).astype(np.float32)
+        total += offset[:, k, None] * wide[system, k]
+        near &= np.abs(total) < _BLOCK / 2
+    rests, blocks = _parts(total)
+    return np.where(near.T, rounded.T, rests), np.where(near.T, 0, blocks)
 
 
 # --- on other devices -----------------------------------------------------------------------------
@@ -172,15 +197,27 @@ def _compare_all(systems: Systems, radius: float, device: torch.device) -> Pairs
     if num_atoms == 0:
         return _no_pairs(device)
     images, offset = image_atoms(systems, radius + _MARGIN)
-    places, first = _table(systems, images, offset)
-    table = to_device(places, device)
-    pos = to_device(systems.pos.astype(np.float32).T, device)[:, :, None]  # (3, A, 1)
+    rests, blocks = _parts(systems.pos)
+    shifts = _shifts(offset, systems, systems.system[images])
+    column, first, width = _columns(systems, images)
+
+    def tables(of_atoms: np.ndarray, of_images: np.ndarray, padding: float) -> tuple[Tensor, Tensor]:
+        """Return coordinates of images (3, B, M), by system, and of atoms (3, A, 1)."""
+        table = np.full((3, len(systems.natoms), width), padding, dtype=np.float32)
+        table[:, systems.system[images], column] = of_images
+        return to_device(table, device), to_device(of_atoms, device)[:, :, None]
+
+    parts = [tables(rests, rests[:, images] + shifts[0], np.inf)]
+    if blocks.any() or shifts[1].any():
+        parts.append(tables(blocks, blocks[:, images] + shifts[1], 0))
     system = to_device(systems.system, device)
-    width = table.shape[2]
 
     def compare(atoms: slice) -> tuple[Tensor, Tensor]:
         """Return squared distances (a, M) of some targets, and which are those of neighbours."""
-        squares = (table[:, system[atoms]] - pos[:, atoms]).square_()
+        along, *more = (table[:, system[atoms]] - pos[:, atoms] for table, pos in parts)
+        for part in more:
+            along += part
+        squares = along.square_()
         distance2 = squares[0] + squares[1] + squares[2]
         return distance2, (distance2 <= radius * radius) & (distance2 > MIN_DISTANCE**2)
 
@@ -200,8 +237,8 @@ def _compare_all(systems: Systems, radius: float, device: torch.device) -> Pairs
         distance2, near = compared[k] if k in compared else compare(atoms)
         index = true_indices(near.flatten(), int(per_atom[atoms].sum()))
         found.append((index // width + atoms.start, index % width, distance2.flatten()[index]))
-    target, column, distance2 = (_joined(parts) for parts in zip(*found, strict=True))
-    image = column + to_device(first[systems.system], device)[target]
+    target, place, distance2 = (_joined(of_chunks) for of_chunks in zip(*found, strict=True))
+    image = place + to_device(first[systems.system], device)[target]
     return Pairs(
         source=to_device(images, device)[image],
         target=target,
@@ -221,18 +258,12 @@ def true_indices(mask: Tensor, count: int) -> Tensor:
     return torch.searchsorted(mask.cumsum(0), torch.arange(1, count + 1, device=mask.device))
 
 
-def _table(systems: Systems, source: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions of images (3, B, M), Å, float32, by system, and each system's first image (B,).
-
-    Infinity fills the table beyond a system's images.
-    """
+def _columns(systems: Systems, source: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return each image's number (I,) in its system, each system's first image (B,), and the most of one."""
     system, num_systems = systems.system[source], len(systems.natoms)
     numbers = np.bincount(system, minlength=num_systems)
     first = np.cumsum(numbers) - numbers
-    pos = systems.pos.astype(np.float32)[source] + _shifts(offset, systems.cell.astype(np.float32), system)
-    table = np.full((3, num_systems, numbers.max(initial=0)), np.inf, dtype=np.float32)
-    table[:, system, np.arange(len(source)) - first[system]] = pos.T
-    return table, first
+    return np.arange(len(source)) - first[system], first, int(numbers.max(initial=0))
 
 
 def _no_pairs(device: torch.device) -> Pairs:

@@ -15,8 +15,10 @@ from ocp_scn.errors import InputError
 
 # An atom on a face of its cell stays where it is, though rounding puts it beyond; in units of the edges.
 _ON_A_FACE = 1e-6
-# A cell with less than this share of the volume of a box with its edges is flat.
-_NO_VOLUME = 1e-9
+# A cell with less than this share of the volume of a box with its edges is flat: float32 rounds it to 1e-7.
+_NO_VOLUME = 1e-6
+# The largest steps between float numbers of a coordinate, and the largest coordinate at all, Å.
+_COARSEST, _LARGEST = 1e-2, 1e9
 # How far a vector of 1 Å at right angles to the others may be off, by rounding.
 _ADDED = 1e-5
 
@@ -30,7 +32,8 @@ class Systems:
         cell: (B, 3, 3) cell vectors in rows, Å.
         natoms: (B,) number of atoms.
         periodic: (B, 3) whether images lie along each cell vector.
-        moved: (A, 3) whole cells by which :meth:`wrapped` moved each atom: it was at pos + moved @ cell.
+        moved: (A, 3) whole cells by which :meth:`wrapped` moved each atom, integers: it was at
+            pos + moved @ cell.
     """
 
     pos: np.ndarray
@@ -72,9 +75,10 @@ class Systems:
         outside = self.periodic[self.system] & (np.abs(fractional - 0.5) > 0.5 + _ON_A_FACE)
         if not outside.any():
             return self
-        moved = np.where(outside, np.floor(fractional), 0)
-        shift = (moved.astype(self.pos.dtype)[:, :, None] * self.cell[self.system]).sum(1)
-        return replace(self, pos=self.pos - shift, moved=self.moved + moved)
+        moved = np.where(outside, np.floor(fractional), 0).astype(np.int64)
+        # In float64, since many cells of a rounded product are far off.
+        shift = (moved[:, :, None] * self.cell[self.system].astype(np.float64)).sum(1)
+        return replace(self, pos=(self.pos - shift).astype(self.pos.dtype), moved=self.moved + moved)
 
 
 def to_host(values: Tensor) -> np.ndarray:
@@ -108,7 +112,7 @@ def fetch(pos: Tensor, cell: Tensor, natoms: Tensor, pbc: Tensor | None, *others
         cell=arrays[1].reshape(-1, 3, 3).astype(dtype),
         natoms=arrays[2].astype(np.int64),
         periodic=np.broadcast_to(periodic, (size, 3)),
-        moved=np.zeros((len(pos), 3)),
+        moved=np.zeros((len(pos), 3), dtype=np.int64),
     )
     return [systems, *arrays[len(parts) - len(others) :]]
 
@@ -122,10 +126,9 @@ def check_cells(systems: Systems, name: Callable[[int], str] = "system {}".forma
         raise InputError(f"{name(k)}: {cell_fault(systems.cell[k], systems.periodic[k])}")
 
 
-def boundary_fault(atoms: Any) -> str | None:
-    """Return what :func:`cell_fault` finds in ASE's atoms, whose cell needs vectors where it is periodic."""
-    with np.errstate(invalid="ignore"):  # a third vector for two parallel ones
-        return cell_fault(atoms.cell.complete().array, atoms.pbc)
+def farthest(dtype: Any) -> float:
+    """Return the largest coordinate, Å, at which numbers of a precision still tell atoms apart."""
+    return min(_LARGEST, _COARSEST / float(np.finfo(dtype).eps))
 
 
 def cell_fault(cell: np.ndarray, periodic: np.ndarray) -> str | None:
@@ -158,28 +161,3 @@ def _without_vector(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
     products[:, range(3), range(3)] = 0
     added = (np.abs(length - 1) < _ADDED) & (products <= _ADDED * length[:, None]).all(2)
     return periodic & (added | (length == 0))
-
-
-def image_atoms(systems: Systems, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return sources (I,) and offsets (I, 3) of all images that may be within a radius of an atom.
-
-    They are in order, by source, then by offset, and the atoms themselves are among them. Left out are
-    images beyond a box around the system's atoms, which has the cell's shape and the radius as margin:
-    in units of a cell vector, n is in it if lowest - reach <= place + n <= highest + reach.
-    """
-    place, system, inverse = systems.fractional(), systems.system, systems.inverse
-    reach = radius * np.linalg.norm(inverse, axis=1)  # (B, 3): planes are 1 / norm apart
-    lowest, highest = np.full_like(reach, np.inf), np.full_like(reach, -np.inf)
-    np.minimum.at(lowest, system, place)
-    np.maximum.at(highest, system, place)
-    periodic = systems.periodic[system]
-    begin = np.where(periodic, np.ceil((lowest - reach)[system] - place), 0).astype(np.int64)
-    end = np.where(periodic, np.floor((highest + reach)[system] - place), 0).astype(np.int64)
-    sizes = end - begin + 1  # (A, 3)
-    numbers = sizes.prod(1)
-    source = np.repeat(np.arange(len(place)), numbers)
-    rest = np.arange(len(source)) - (np.cumsum(numbers) - numbers)[source]
-    offset = np.empty((len(source), 3), dtype=np.int64)
-    for k in (2, 1, 0):
-        rest, offset[:, k] = np.divmod(rest, sizes[source, k])
-    return source, offset + begin[source]

@@ -396,6 +396,11 @@ def broken(fault: str) -> list[Atoms]:
         bad.positions[1] = bad.positions[0] + bad.cell[0] + 0.1
     elif fault == "element 92 is beyond 89":
         bad.numbers[0] = 92
+    elif fault == "positions beyond 1e+09 Å":
+        bad.positions[0, 1] = 1e300
+    elif fault == "no atoms":
+        bad = atoms[2] = Atoms(info=bad.info, cell=bad.cell, pbc=True)
+        results["forces"] = np.zeros((0, 3))
     elif fault == "periodic along c without a cell vector":
         bad.cell[2] = 0
     elif fault == "periodic along a and b without a cell vector":
@@ -412,6 +417,8 @@ def broken(fault: str) -> list[Atoms]:
         "not finite: forces",
         "atoms overlap",
         "element 92 is beyond 89",
+        "positions beyond 1e+09 Å",
+        "no atoms",
         "periodic along c without a cell vector",
         "periodic along a and b without a cell vector",
     ],

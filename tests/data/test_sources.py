@@ -184,6 +184,25 @@ def test_labels_in_the_data_of_a_database(run, tmp_path):
         assert sample.fixed.tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"atomic_numbers": torch.tensor([29, 29.7, 8])}, r"atomic_numbers has 29.7"),
+        ({"tags": torch.tensor([0, 1.5, 2])}, "tags has 1.5; expected whole numbers"),
+        ({"natoms": 4}, "natoms=4, but 3 atomic_numbers"),
+        ({"pos": torch.zeros(2, 3)}, "no sample of fairchem 1"),
+        ({"pbc": torch.tensor([True, True])}, "no sample of fairchem 1"),
+        ({"fixed": torch.tensor([0, 1, 1, 0])}, "fixed=[0, 1, 1, 0] of 3 atoms"),
+        ({"pos": torch.full((3, 3), torch.nan)}, "not finite: positions"),
+    ],
+)
+def test_samples_with_values_that_fit_nothing(run, tmp_path, changes, message):
+    write_lmdb(tmp_path / "in", [pickled(), pickled(**{"sid": 8} | changes)])
+    assert message in run(status=2)
+    run("--bad-frames", "skip")
+    assert len(samples(tmp_path / "out/train")) == 1
+
+
 def test_labels_of_other_names_in_samples(run, tmp_path):
     forces = np.ones((3, 3))
     write_lmdb(tmp_path / "in", [pickled(energy=None, forces=None, e_dft=-3.0, f_dft=forces, y_relaxed=-4.0)])

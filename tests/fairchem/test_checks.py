@@ -96,3 +96,9 @@ def test_a_damaged_sample(tmp_path: Path) -> None:
         transaction.put(b"1", b"noise")
     with pytest.raises(InputError, match="sample 1 cannot be read: "):
         check_samples("dataset.test", {"src": str(tmp_path)}, "id", predicted_name)
+
+
+def test_a_sample_without_atoms_is_named(tmp_path: Path) -> None:
+    nothing = {"natoms": 0, "atomic_numbers": torch.zeros(0), "fixed": torch.zeros(0)}
+    with pytest.raises(InputError, match=r"sample 1 \(id '8'\) has no atoms"):
+        check(tmp_path, [sample(sid=7), sample(sid=8, **nothing)])

@@ -1,4 +1,4 @@
-"""The radius graph is fairchem's, edge by edge, and coinciding atoms are found."""
+"""The radius graph is fairchem's, edge by edge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ase.build import bulk, fcc111, molecule
 from fairchem.core.common.utils import radius_graph_pbc
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.pairs import coinciding_atoms, radius_graph
+from ocp_scn.fairchem.pairs import radius_graph
 
 
 def batch(*structures: Atoms) -> SimpleNamespace:
@@ -89,27 +89,3 @@ def test_a_periodic_direction_without_a_cell_vector_is_named():
     data.pbc[:] = True
     with pytest.raises(InputError, match="system 0: periodic along a and b and c without a cell vector"):
         radius_graph(data, 6.0, 20)
-
-
-@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 0, 0), (0, -1, 2)])
-def test_coinciding_atoms_are_found_through_the_cell(shift):
-    atoms = rattled(periodic_slab((2, 2, 3)))
-    assert not coincide(atoms)
-    atoms.append("O")
-    atoms.positions[-1] = atoms.positions[5] + [0.004, 0, 0] + shift @ atoms.cell.array
-    assert sorted(coincide(atoms)) == [5, len(atoms) - 1]
-    atoms.pbc = False
-    assert bool(coincide(atoms)) == (shift == (0, 0, 0))
-
-
-def test_an_atom_coincides_with_its_image_in_a_tiny_cell():
-    assert coincide(Atoms("H", cell=[0.005, 3, 3], pbc=True)) == (0, 0)
-
-
-def coincide(atoms: Atoms) -> tuple[int, int] | None:
-    """Return two atoms of one structure that coincide, in double precision."""
-    atoms = atoms.copy()
-    atoms.wrap()
-    return coinciding_atoms(
-        torch.tensor(atoms.positions), torch.tensor(atoms.cell.array), torch.tensor(atoms.pbc)
-    )

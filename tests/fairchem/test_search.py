@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,14 @@ from ase import Atoms
 from ase.build import bulk as crystal_of
 from ase.build import fcc111
 from ase.geometry.cell import complete_cell
+from ase.neighborlist import neighbor_list
 from fairchem.core.common.utils import get_max_neighbors_mask
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch_geometric.data import Data
 
 from benchmarks.structures import slabs
 from ocp_scn.config import SCNConfig
@@ -27,22 +31,11 @@ from ocp_scn.fairchem.pairs import nearest
 from ocp_scn.fairchem.search import comparing_all, find_pairs
 from ocp_scn.fairchem.systems import Systems
 from ocp_scn.graph import build_graph
-from tests.structures import batch_of, bulk, molecule, slab
+from tests.structures import batch_of, bulk, molecule, slab, systems_of
 
 CPU = torch.device("cpu")
 CONFIG = SCNConfig(otf_graph=True, cutoff=6.0, max_num_neighbors=20)
 few_examples = settings(max_examples=60, deadline=None, derandomize=True)
-
-
-def systems_of(*structures: Atoms) -> Systems:
-    """Return structures as a search reads them, wrapped."""
-    return Systems(
-        pos=np.concatenate([atoms.positions for atoms in structures]),
-        cell=np.stack([atoms.cell.array for atoms in structures]),
-        natoms=np.array([len(atoms) for atoms in structures]),
-        periodic=np.stack([atoms.pbc for atoms in structures]),
-        moved=np.zeros((sum(map(len, structures)), 3)),
-    ).wrapped()
 
 
 def random_structure(seed: int) -> Atoms:
@@ -106,6 +99,39 @@ def test_pairs_are_those_within_the_radius(seed, radius):
     assert Counter(map(tuple, rows)) == expected
     assert rows == sorted(rows)
     assert pairs.counts.tolist() == [sum(row[0] == atom for row in rows) for atom in range(len(pos))]
+
+
+@few_examples
+@given(
+    st.integers(0, 10**6),
+    st.floats(2.0, 5.0),
+    st.sampled_from([1.0, 0.4]),
+    st.sampled_from([0.0, 1e3, 1e6, 1e8]),
+    st.booleans(),
+)
+def test_edges_are_those_of_ase(seed, radius, scale, shift, on_device):
+    """In tiny, skewed, left-handed and partly periodic cells, of atoms in and out of them, near and far."""
+    atoms = random_structure(seed)
+    atoms.set_cell(scale * atoms.cell.array, scale_atoms=True)
+    shortest = neighbor_list("d", atoms, 0.02)
+    assume(len(atoms) > 0 and len(shortest) == 0)
+    within = [len(neighbor_list("i", atoms, radius + margin)) for margin in (-1e-4, 1e-4)]
+    assume(within[0] == within[1])  # else rounding decides
+    i, j, vec = neighbor_list("ijD", atoms, radius)
+    expected = np.column_stack([i, j, vec])
+    data = Data(
+        pos=torch.tensor(atoms.positions + shift * np.array([0.3, -1.0, 0.7])),
+        cell=torch.tensor(atoms.cell.array)[None],
+        atomic_numbers=torch.tensor(atoms.numbers),
+        natoms=torch.tensor([len(atoms)]),
+        pbc=torch.tensor(atoms.pbc),
+    )
+    config = SCNConfig(otf_graph=True, cutoff=radius, max_num_neighbors=-1)
+    with comparing_all() if on_device else nullcontext():
+        source, target, vec = find_edges(batch_of(data), config)
+    found = np.column_stack([target, source, vec])
+    assert len(found) == len(expected)
+    assert not len(found) or cKDTree(found).query(expected)[0].max() < 1e-9 + 1e-15 * shift * 10
 
 
 CRYSTALS = {
@@ -200,6 +226,44 @@ def no_element(data):
     data.atomic_numbers[6] = 90
 
 
+def too_far(data):
+    data.pos[6, 0] = 3e300
+
+
+def too_far_for_float32(data):
+    data.pos[6, 0] = 1e5
+    data.pos, data.cell = data.pos.float(), data.cell.float()
+
+
+def negative_element(data):
+    data.atomic_numbers[6] = -1
+
+
+def fraction_of_an_element(data):
+    data.atomic_numbers = data.atomic_numbers.double()
+    data.atomic_numbers[6] = 29.7
+
+
+def other_sizes(data):
+    data.natoms[1] += 1
+
+
+def no_atoms(data):
+    data.natoms = torch.tensor([9, 0, 3])
+
+
+def other_pbc(data):
+    data.pbc = data.pbc.reshape(3, 3)[:, :2]
+
+
+def other_cell(data):
+    data.cell = data.cell[:1]
+
+
+def too_many_images(data):
+    data.cell[1] = torch.diag(torch.tensor([5.0, 1e-3, 1e-3]))
+
+
 def no_volume(data):
     data.cell[1, 2] = data.cell[1, 0]
 
@@ -228,8 +292,17 @@ def at_its_image(data):
     ("change", "message"),
     [
         (no_position, r"position \[.*nan.*\] in system 1, atom 2; expected finite numbers"),
-        (no_cell, "a cell has entries that are not finite numbers"),
+        (too_far, r"position \[3e\+300, .*\] in system 1, atom 2; expected within 1e\+09 Å of the origin"),
+        (too_far_for_float32, r"position \[100000.0, .*\] in system 1, atom 2; expected within 8.4e\+04 Å"),
+        (no_cell, r"cell \[\[inf, .*\]\] of system 1; expected finite numbers"),
         (no_element, "atomic number 90 in system 1, atom 2; expected 0..89"),
+        (negative_element, "atomic number -1 in system 1, atom 2; expected 0..89"),
+        (fraction_of_an_element, "atomic number 29.7 in system 1, atom 2; expected 0..89"),
+        (other_sizes, r"natoms=\[4, 6, 3\] sum to 13; expected the 12 atoms of pos"),
+        (no_atoms, "system 1 has no atoms; expected at least one"),
+        (other_pbc, r"pbc has the shape \(3, 2\); expected \(3, 3\) for 3 systems"),
+        (other_cell, r"cell has the shape \(1, 3, 3\); expected \(3, 3, 3\) for 3 systems"),
+        (too_many_images, r"system 1: 6.34e\+08 images of the cell \[.*\] are within 6 Å of its 5 atoms"),
         (no_volume, r"cell \[.*\] has no volume, but periodic directions \[True, True, True\]"),
         (no_vector, "system 1: periodic along c without a cell vector"),
         (added_vector, "system 1: periodic along b and c without a cell vector"),
@@ -253,6 +326,82 @@ def test_atoms_that_are_only_near_each_other():
     for way in (comparing_all, torch.enable_grad):
         with way():
             assert batch_graph(data, CONFIG).vec.norm(dim=1).min().item() == pytest.approx(0.015)
+
+
+def partly_periodic(structure):
+    """Return the structure without periodicity along its third cell vector."""
+    structure.pbc = torch.tensor([True, True, False])
+    return structure
+
+
+def moved(structure, shift, copies=1):
+    """Return the structure far from the origin; of two copies, the first stays."""
+    places = [k * shift * torch.tensor([0.3, -1.0, 0.7]) for k in range(2 - copies, 2)]
+    structure.pos = torch.cat([structure.pos + place for place in places])
+    structure.atomic_numbers = structure.atomic_numbers.repeat(copies)
+    structure.natoms *= copies
+    return structure
+
+
+def rows_of(graph):
+    """Return edges as rows (target, source, x, y, z), sorted by atoms, then by vectors to 0.001 Å."""
+    ends = zip(graph.target.tolist(), graph.source.tolist(), graph.vec.tolist(), strict=True)
+    rows = [(t, s, *v) for t, s, v in ends]
+    return torch.tensor(sorted(rows, key=lambda row: [round(x, 3) for x in row]), dtype=torch.float64)
+
+
+FAR = {
+    "crystal": (lambda: bulk(9, 0), 1),
+    "a cell of 1 Å": (lambda: bulk(1, 3, edge=1.0), 1),
+    "periodic along two axes": (lambda: partly_periodic(slab(7, 1)), 1),
+    "molecule": (lambda: molecule(16, 2), 1),
+    "two molecules far apart": (lambda: molecule(16, 2), 2),
+}
+
+
+@pytest.mark.parametrize("cap", [-1, 8])
+@pytest.mark.parametrize("shift", [1e3, 1e6, 3e7, 9e8])
+@pytest.mark.parametrize(("structure", "copies"), FAR.values(), ids=FAR.keys())
+def test_edges_far_from_the_origin_are_those_near_it(structure, copies, shift, cap):
+    """In float64, to what is left of its digits there; other systems of the batch change nothing."""
+    config = SCNConfig(otf_graph=True, cutoff=5.0, max_num_neighbors=cap)
+    natoms = len(structure().pos)
+    for way in (comparing_all, torch.enable_grad):
+        with way():
+            near = rows_of(batch_graph(batch_of(structure()), config))
+            far = rows_of(batch_graph(batch_of(moved(structure(), shift, copies), bulk(3, 1)), config))
+        for copy in range(copies):
+            mine = far[(far[:, 0] // natoms).long() == copy]
+            mine[:, :2] -= copy * natoms
+            torch.testing.assert_close(mine, near, rtol=0, atol=1e-12 + 1e-15 * shift)
+
+
+def test_atoms_many_cells_away_are_where_they_were():
+    """3e7 cells, of which float32 has no number; gradients too."""
+    data, far = (batch_of(bulk(2, 0, edge=1.5)) for _ in range(2))
+    far.pos[1] += torch.tensor([30_000_001.0, -5.0, 17.0]).double() @ far.cell[0]
+    for batch in (data, far):
+        batch.pos.requires_grad_()
+    near, found = (batch_graph(batch, CONFIG) for batch in (data, far))
+    torch.testing.assert_close(rows_of(found), rows_of(near), rtol=0, atol=1e-6)
+    gradients = [
+        torch.autograd.grad(g.vec.square().sum(), b.pos)[0]
+        for g, b in zip((near, found), (data, far), strict=True)
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cap", [-1, 20])
+def test_a_far_skewed_choice_of_cell_changes_no_edge(cap):
+    """Images are up to 1e5 Å away in sums of vectors that almost cancel."""
+    config = SCNConfig(otf_graph=True, cutoff=5.0, max_num_neighbors=cap)
+    other = bulk(5, 0)
+    other.cell = torch.tensor([[1.0, 10_000, 0], [0, 1, 0], [0, 2, 1]]).double() @ other.cell
+    expected = rows_of(batch_graph(batch_of(bulk(5, 0)), config))
+    for way in (comparing_all, torch.enable_grad):
+        with way():
+            found = rows_of(batch_graph(batch_of(other), config))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 class Operators(TorchDispatchMode):
@@ -317,6 +466,7 @@ def test_a_search_of_fairchem_sees_systems_one_by_one():
     """A search with fairchem's interface gets wrapped float32 positions, and its offsets are corrected."""
     data = batch_of(bulk(4, 0), molecule(3, 1))
     data.pos += 20.0
+    data.pos[4:] += 1e7  # the molecule, which is seen near the origin
     seen = []
 
     def radius_graph(part, radius, cap, enforce_max_neighbors_strictly):
@@ -330,4 +480,5 @@ def test_a_search_of_fairchem_sees_systems_one_by_one():
     assert (source.tolist(), target.tolist()) == ([0, 1, 4, 5], [1, 2, 5, 6])
     wrapped = torch.cat([part.pos for part in seen])
     assert wrapped.dtype == torch.float32
+    assert wrapped.abs().max() < 200
     torch.testing.assert_close(vec, (wrapped[source] - wrapped[target]).double(), rtol=0, atol=1e-5)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from fairchem.core.common import gp_utils
 from fairchem.core.units.mlip_unit.mlip_unit import _get_optimizer_wd
 from torch.distributed.checkpoint.state_dict import get_state_dict
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 from ocp_scn import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
+from ocp_scn.fairchem.neighbors import batch_graph
 from ocp_scn.fairchem.v2 import SCNBackbone
 from ocp_scn.state_dict import keep_own_names
 from tests.fairchem2.structures import (
@@ -81,6 +83,21 @@ def test_graphs_of_fairchem_agree(version):
     found = energy_and_forces(direct(radius_pbc_version=version), systems)
     for first, second in zip(expected, found, strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=2e-6 * float(first.abs().max()))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_every_search_keeps_ties_and_sees_far_systems_nearby(version):
+    """In ideal copper the twentieth neighbour is one of 24."""
+    config = SCNConfig(**{**SETTINGS, "otf_graph": True, "cutoff": 6.0, "keep_tied_neighbors": True})
+    far = water()
+    far.positions += 2.0**21
+    batch = batch_of(bulk("Cu"), far, dtype=torch.float64)
+    search = SCNBackbone(**{**SETTINGS, "radius_pbc_version": version}).search
+    expected, found = batch_graph(batch, config), batch_graph(batch, config, search)
+    assert found.sizes == expected.sizes
+    assert sum(found.sizes) == 12 + 6 + 24 + 6
+    lengths = [graph.vec.norm(dim=1).sort().values for graph in (found, expected)]
+    torch.testing.assert_close(lengths[0], lengths[1], rtol=0, atol=1e-9)
 
 
 def test_gradient_forces_and_stress_are_the_energys_derivatives():

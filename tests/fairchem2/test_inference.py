@@ -16,7 +16,7 @@ from fairchem.core.units.mlip_unit.api.inference import NAME_TO_INFERENCE_SETTIN
 
 from ocp_scn.data.aselmdb import AseLmdbWriter
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v2 import PredictRunner, float_normalizer, load_tasks
+from ocp_scn.fairchem.v2 import AseDatabase, PredictRunner, float_normalizer, load_tasks
 from ocp_scn.fairchem.v2.checkpoint import build
 from ocp_scn.submission.structures import read_structures
 from ocp_scn.trained import Trained
@@ -142,6 +142,45 @@ def test_a_periodic_direction_without_a_cell_vector_is_refused(checkpoint, pbc, 
     atoms.cell = atoms.cell.complete()
     with pytest.raises(InputError, match=message):
         predictor(checkpoint).predict(batch_of(atoms))
+
+
+def test_a_molecule_far_away(checkpoint, tmp_path):
+    """Float64 sees it as near the origin; float32 cannot, unless a data set moves it."""
+    near, far = water(), water()
+    far.positions += 2.0**25
+    settings = InferenceSettings(base_precision_dtype=torch.float64)
+    (energy, forces), (energy_2, forces_2) = (
+        calculated(checkpoint, atoms, settings) for atoms in (near, far)
+    )
+    assert energy_2 == pytest.approx(energy, abs=1e-6)
+    assert forces_2 == pytest.approx(forces, abs=1e-5)
+    with pytest.raises(
+        InputError, match=r"^position .* in system 0, atom 0; expected within 8.4e\+04 Å of the"
+    ):
+        calculated(checkpoint, far)
+    with AseLmdbWriter(tmp_path / "out") as writer:
+        writer.write(far, sid="far")
+    sample = AseDatabase({"src": str(tmp_path / "out")})[0]
+    expected = batch_of(near)
+    torch.testing.assert_close(sample.pos - sample.pos[0], expected.pos - expected.pos[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (Atoms(cell=[9, 9, 9], pbc=True), "no atoms"),
+        (Atoms("H", [[np.nan, 0, 0]]), "not finite: positions"),
+        (Atoms("H", cell=[[3, 0, 0], [0, 3, 0], [3, 3, 1e-9]], pbc=True), r"cell .* has no volume"),
+    ],
+)
+def test_rows_that_no_model_computes_are_named(tmp_path, atoms, message):
+    with AseLmdbWriter(tmp_path / "out") as writer:
+        writer.write(water(), sid="a")
+        writer.write(atoms, sid="b")
+    data = AseDatabase({"src": str(tmp_path / "out")})
+    assert len(data[0].pos) == 3
+    with pytest.raises(InputError, match=rf"row 1 \(sid b\): {message}"):
+        data[1]
 
 
 def test_float64_is_exact_to_the_end(checkpoints):

@@ -35,7 +35,7 @@ def relaxed_name(sample: Any) -> str:
 
 
 def check_samples(name: str, settings: Mapping[str, Any], id_name: str, id_of: Callable[[Any], str]) -> None:
-    """Check that every sample can be read and has an id, and that none has that of another.
+    """Check that every sample can be read and has atoms and an id, and that none has that of another.
 
     Of two results with one id only one would be kept.
 
@@ -56,6 +56,7 @@ def check_samples(name: str, settings: Mapping[str, Any], id_name: str, id_of: C
             _check_kinds(source, index, _id_kinds(sample), kinds)
             check_fixed(source, index, sample)
             found = id_of(sample)
+            _check_atoms(f"{source}: sample {index} ({id_name} {found!r})", sample)
         except InputError:
             raise
         except UNREADABLE as error:
@@ -66,6 +67,11 @@ def check_samples(name: str, settings: Mapping[str, Any], id_name: str, id_of: C
                 "results need distinct ones"
             )
         first[found] = index
+
+
+def _check_atoms(name: str, sample: Any) -> None:
+    if int(sample["natoms"]) == 0:
+        raise InputError(f"{name} has no atoms")
 
 
 def _id_kinds(sample: Any) -> dict[str, str]:

@@ -20,6 +20,7 @@ from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.structures import near_origin
 from ocp_scn.fairchem.training_data import write_elements
 
 # Address space reserved for a file that grows as it is written, bytes.
@@ -31,13 +32,14 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
 
     Args:
         atoms: positions in Å; tags (0 sub-surface, 1 surface, 2 adsorbate) and ``FixAtoms``
-            constraints are kept, positions are wrapped into the cell.
+            constraints are kept, positions are wrapped into the cell, and far from the origin, where float32
+            has few digits left, moved to it as one.
         properties: further attributes, such as ``energy`` (eV, float), ``forces`` (n, 3) eV/Å, ``sid``,
             ``fid``, ``y_relaxed``, ``pos_relaxed`` (n, 3) Å of the atoms as they are, which moves with
             those that are wrapped, and ``stress`` (3, 3) or (6,) eV/Å³, which becomes (1, 3, 3).
     """
     data = AtomsToGraphs(r_edges=False, r_pbc=True, r_energy=False, r_forces=False, r_fixed=True).convert(
-        atoms
+        near_origin(atoms)
     )
     if "pos_relaxed" in properties:
         moved = torch.as_tensor(properties["pos_relaxed"] - atoms.positions).float()

@@ -18,7 +18,7 @@ from torch import Tensor
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
-from ocp_scn.fairchem.systems import boundary_fault
+from ocp_scn.fairchem.structures import place_fault
 from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.fairchem.v2.tasks import check_tasks, stress_tasks
 from ocp_scn.state_dict import keep_own_names
@@ -118,11 +118,12 @@ class SCNBackbone(BatchSCN, BackboneInterface):
         """Check nothing: the forward pass does."""
 
     def validate_atoms_data(self, atoms: Any, task_name: str) -> None:
-        """Check the cell, to which fairchem adds the vectors that it lacks; the forward pass checks the rest.
+        """Check places and cell before fairchem wraps and rounds them; the forward pass checks the rest.
 
         Raises:
-            InputError: for atoms that are periodic along a direction without a cell vector.
+            InputError: for what is not finite or far beyond float64's digits, and for atoms that are periodic
+                along a direction without a cell vector or in a cell without a volume.
         """
-        fault = boundary_fault(atoms)
+        fault = place_fault(atoms)
         if fault is not None:
             raise InputError(fault)

@@ -12,6 +12,7 @@ from fairchem.core.units.mlip_unit import mlip_unit
 from fairchem.core.units.mlip_unit._metrics import Metrics
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.structures import near_origin, place_fault
 
 _SHAPES: dict[str, Callable[[int], tuple[int, ...]]] = {
     "energy": lambda natoms: (),
@@ -52,12 +53,16 @@ class AseDatabase(AseDBDataset):
                 raise InputError(f"{self.config['src']}: no row has {name!r}, which key_mapping names")
 
     def get_atoms(self, idx: int) -> Atoms:
-        """Return the structure of row ``idx``; its info has the row's data.
+        """Return the structure of row ``idx``, near the origin; its info has the row's data.
 
         Raises:
-            InputError: if the row has no number of the name ``energy_from``, or a label that is not finite.
+            InputError: if the row has no atoms, no number of the name ``energy_from``, a label that is not
+                finite, or positions or a cell that fairchem cannot wrap.
         """
         atoms = super().get_atoms(idx)
+        fault = place_fault(atoms) if len(atoms) else "no atoms"
+        if fault is not None:
+            raise InputError(f"{self.config['src']}: row {idx} (sid {atoms.info.get('sid')}): {fault}")
         name = self.config.get("energy_from")
         if name is not None:
             if name not in atoms.info:
@@ -70,7 +75,7 @@ class AseDatabase(AseDBDataset):
             elif not np.isfinite(known[label]).all():
                 source = self.config["src"]
                 raise InputError(f"{source}: row {idx} has {label} with numbers that are not finite")
-        return atoms
+        return near_origin(atoms)
 
     @property
     def _labels(self) -> list[str]:
