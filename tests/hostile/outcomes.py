@@ -24,7 +24,7 @@ _MEMORY_MORE, _FILE_CAP, _WALL = 1 << 30, 2 << 30, 180
 OUTCOMES = {
     "correct": "computed or read as it should be",
     "refused": "one line names the value or the file",
-    "unseen": "accepted, where the format shows no damage or the right result is not known",
+    "unseen": "accepted, where the format shows no damage, or where the right result is not known",
     "silent": "a wrong result, or a file changed or half-written, without a word",
     "code": "code of a file ran",
     "traceback": "a traceback, or more than one line",
@@ -65,9 +65,10 @@ def attempt(
     ended, said = _read(reader)
     if not ended:
         os.killpg(child, signal.SIGKILL)
-    _, status, used = os.wait4(child, 0)
-    with suppress(ProcessLookupError):
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    with suppress(PermissionError):
         os.killpg(child, signal.SIGKILL)  # processes that it left behind
+    _, status, used = os.wait4(child, 0)
     if not ended or _signal(status) == signal.SIGPROF:
         return Verdict("hang", "it did not end" if not ended else f"more than {seconds} s of a processor")
     if _signal(status) == signal.SIGXFSZ:

@@ -18,7 +18,7 @@ from ocp_scn.config import SCNConfig
 from tests import HANG
 from tests.hostile import damages, files
 from tests.hostile.networks import Neighbors, graph_fault
-from tests.hostile.outcomes import Verdict, attempt, under_test, verdict_of
+from tests.hostile.outcomes import OUTCOMES, Verdict, attempt, under_test, verdict_of
 from tests.hostile.run import BLOCK, Result, table, write_page
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +149,9 @@ def test_page(tmp_path: Path):
     assert text.endswith("<!-- end of counts -->\nafter\n")
     assert "old" not in text
     assert "**all 2**" in text
-    assert BLOCK.search((ROOT / "docs/reliability.md").read_text())
+    ours = (ROOT / "docs/reliability.md").read_text()
+    assert BLOCK.search(ours)
+    assert all(f"| {outcome} | {text} |" in ours for outcome, text in OUTCOMES.items())
     with pytest.raises(ValueError, match="no block"):
         page.write_text("")
         write_page(page, "")
