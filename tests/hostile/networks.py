@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from ocp_scn import SphericalChannelNetwork
+from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.fairchem.search import MIN_DISTANCE
@@ -99,7 +100,7 @@ def judge(structure: Structure, network: SphericalChannelNetwork, random: np.ran
 
 
 def graph_fault(
-    edges: Neighbors, right: Neighbors, config: object, num_atoms: int, margin: float, tolerance: float
+    edges: Neighbors, right: Neighbors, config: SCNConfig, num_atoms: int, margin: float, tolerance: float
 ) -> str | None:
     """Return how a network's edges differ from those that are right, or None.
 
@@ -225,7 +226,7 @@ def _is_near(data: Data) -> bool:
     return bool(len(data.pos)) and float(data.pos.abs().max()) * eps < 1e-5
 
 
-def _is_exact(right: Neighbors, config: object, margin: float) -> bool:
+def _is_exact(right: Neighbors, config: SCNConfig, margin: float) -> bool:
     """Tell whether no rounding changes an edge or its resolution: equal distances, or those of the cutoff."""
     distance = right.distance
     if (np.abs(distance - config.cutoff) < 4 * margin).any() or (distance < MIN_DISTANCE + margin).any():
