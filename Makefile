@@ -8,9 +8,10 @@ VENV2 ?= $(CURDIR)/.venv-fairchem2
 PY = "$(VENV)/bin/python"
 # Tests of the network, and those of fairchem 2; what fairchem 1 brings is tested with that.
 TESTS2 = tests/sphere tests/ops tests/nn tests/test_graph.py tests/test_config.py tests/fairchem2
+HOSTILE_ARGS ?= --structures 10000 --files 1000 --write docs/reliability.md
 export VENV
 
-.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 lint format clean
+.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-hostile lint format clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
@@ -36,6 +37,9 @@ test-slurm: env ## run the tests of jobs on a SLURM of their own, installing it 
 
 test-fairchem2: env-fairchem2 ## run the tests with fairchem-core 2; checkpoints of both lines if VENV is there too
 	OCP_SCN_FAIRCHEM1="$(VENV)/bin/python" "$(VENV2)/bin/python" -m pytest $(TESTS2) $(PYTEST_ARGS)
+
+test-hostile: env ## try 10,000 hostile structures and 1,000 files; HOSTILE_ARGS="--structures 100 --files 50"
+	OMP_NUM_THREADS=1 $(PY) -m tests.hostile --fairchem2 "$(VENV2)/bin/python" $(HOSTILE_ARGS)
 
 lint: env ## check style, types and which module imports which
 	$(PY) -m ruff check --output-format concise .
