@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ocp_scn.archives import Archive
+from ocp_scn.arrays import Arrays, row_counts, row_name, shape_faults, some, value_faults
 from ocp_scn.errors import InputError
-from ocp_scn.submission.archive import FORMATS, SPLITS, TRACKS, Archive
-from ocp_scn.submission.arrays import Arrays, row_counts, row_name, shape_faults, some, value_faults
+from ocp_scn.submission.archive import FORMATS, SPLITS, TRACKS
 from ocp_scn.submission.compare import complete, structure_faults
 from ocp_scn.submission.structures import Structures
 
