@@ -28,6 +28,7 @@ from ocp_scn.fairchem.v1.relaxations import (
     relaxed_energy,
     system_name,
 )
+from ocp_scn.options import Parser
 from ocp_scn.report.figures import plot_loss, plot_parity
 from ocp_scn.report.predictions import (
     Targets,
@@ -82,7 +83,7 @@ Rows = dict[str, dict[str, dict[str, float]]]  # of a table: metrics by data set
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m ocp_scn.report",
         description="Write figures and tables of a run.",
         epilog=EPILOG,
