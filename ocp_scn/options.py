@@ -40,9 +40,7 @@ def number(*, above: float, up_to: float) -> Callable[[str], float]:
         except ValueError:
             found = math.nan
         if not above < found <= up_to:
-            raise argparse.ArgumentTypeError(
-                f"got {text!r}; expected a number above {above:g}, up to {up_to:g}"
-            )
+            raise argparse.ArgumentTypeError(f"got {text!r}; expected {expected}")
         return found
 
     return read

@@ -140,7 +140,8 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
             f"{run_dir} has no results/*/*predictions.npz or {RELAXED_FILE}; run main.py --mode predict first"
         )
     for task, found in trainings.items():
-        plot_loss(folder / f"loss_{task}.png", run_dir / "logs" / "tensorboard" / found.name)
+        lost = plot_loss(folder / f"loss_{task}.png", run_dir / "logs" / "tensorboard" / found.name)
+        print(*(f"{line}\n" for line in lost), sep="", end="")
     text = "\n".join(f"{TITLES[task]}\n\n{format_table(task, rows)}" for task, rows in tables.items())
     for name, content in {"metrics.json": json.dumps(tables, indent=1) + "\n", "metrics.md": text}.items():
         with written_whole(folder / name) as part:
