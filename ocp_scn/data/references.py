@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from ase.data import chemical_symbols
 
-from ocp_scn.archives import Archive
 from ocp_scn.errors import InputError
+from ocp_scn.npz import Npz
 
 NUM_ELEMENTS = 119
 # Published reference files mark elements that never occurred with numbers of this size, eV.
@@ -25,7 +25,7 @@ class LinearReferences:
     def load(cls, path: Path) -> LinearReferences:
         """Read ``coeff`` from an npz file, as fairchem's ``lin_ref`` option does."""
         try:
-            file = Archive(path)
+            file = Npz(path)
             coeff = file.numbers("coeff").astype(np.float64).ravel()
             defined = file["defined"] if "defined" in file else np.abs(coeff) < _UNDEFINED
         except InputError as error:

@@ -11,8 +11,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from torch.utils.data import Subset
 
-from ocp_scn.archives import Archive
 from ocp_scn.errors import InputError, shown
+from ocp_scn.npz import Npz
 
 # Beside a data set's files; fairchem 2 takes most others in that folder for databases.
 ELEMENTS_FILE = "elements.npz"
@@ -106,7 +106,7 @@ def _folder(path: Path) -> Path:
 
 def _read_elements(file: Path) -> list[int]:
     try:
-        numbers = Archive(file).numbers("atomic_numbers")
+        numbers = Npz(file).numbers("atomic_numbers")
     except InputError as error:
         raise InputError(f"{file} is no record of elements: {error}") from error
     strange = numbers[~np.isin(numbers, range(len(chemical_symbols)))]

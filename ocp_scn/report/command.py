@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ocp_scn.archives import Archive
 from ocp_scn.arrays import some
 from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.files import RELAXED_FILE, written_whole
@@ -28,6 +27,7 @@ from ocp_scn.fairchem.v1.relaxations import (
     relaxed_energy,
     system_name,
 )
+from ocp_scn.npz import Npz
 from ocp_scn.options import Parser
 from ocp_scn.report.figures import plot_loss, plot_parity
 from ocp_scn.report.predictions import (
@@ -175,7 +175,7 @@ def compare_predictions(run_dir: Path, splits: dict[str, dict[str, Targets]]) ->
     """Return the rows of every prediction file, the newest of each data set, and draw them."""
     tables: dict[str, Rows] = {task: {} for task in splits}
     for path in _by_age(run_dir, "*predictions.npz"):
-        predictions = read_results([path], "s2ef" if "forces" in Archive(path) else "is2re")
+        predictions = read_results([path], "s2ef" if "forces" in Npz(path) else "is2re")
         names = {task: matching(sets, predictions["ids"]) for task, sets in splits.items()}
         task, name = next(((task, name) for task, name in names.items() if name), (None, None))
         if task is None or name is None:

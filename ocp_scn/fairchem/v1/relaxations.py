@@ -26,10 +26,10 @@ from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
 from fairchem.core.modules.evaluator import Evaluator
 from torch_geometric.data import Batch, Data
 
-from ocp_scn.archives import Archive
 from ocp_scn.arrays import doubled_ids, shape_faults
 from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.files import RELAXED_FILE
+from ocp_scn.npz import Npz
 from ocp_scn.predictions import file_name
 
 OPTIMIZER_KEYS = ("maxstep", "memory", "damping", "alpha", "traj_dir")  # of a configuration's relax_opt
@@ -169,7 +169,7 @@ def read_relaxed(path: Path) -> dict[str, Relaxed]:
         InputError: for a file that cannot be read, one without energies, such as fairchem's own, or an id
             that comes twice.
     """
-    file = Archive(path)
+    file = Npz(path)
     arrays = {key: file[key] for key in ("ids", "energy", "pos", "chunk_idx")}
     faults = shape_faults(arrays) or doubled_ids(arrays["ids"])
     if faults:

@@ -17,7 +17,7 @@ _ERRORS += (RuntimeError, MemoryError, OverflowError, SyntaxError, tokenize.Toke
 _ERRORS += (zipfile.BadZipFile, zlib.error)
 
 
-class Archive:
+class Npz:
     """An npz file whose arrays are read when they are asked for.
 
     Raises:
