@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.store import table
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v1.lmdb import open_data_set
+from ocp_scn.fairchem.v1.lmdb import read_data_set
 from ocp_scn.predictions import structure_name
 
 EPILOG = """example, after make demo-submission:
@@ -42,7 +42,7 @@ def read_predictions(files: Iterable[Path]) -> Labels:
 
 def read_labels(folders: Iterable[Path]) -> Labels:
     """Read the targets of data sets."""
-    samples = (sample for folder in folders for sample in open_data_set(str(folder)))
+    samples = (sample for folder in folders for sample in read_data_set(str(folder)))
     return {structure_name(s.sid, s.fid): (float(s.energy), s.forces[s.fixed == 0].numpy()) for s in samples}
 
 

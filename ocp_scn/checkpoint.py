@@ -19,6 +19,7 @@ import torch
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
+from ocp_scn.options import Parser
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
 
 EPILOG = """examples:
@@ -97,7 +98,7 @@ def _load(source: Path) -> Any:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m ocp_scn.checkpoint", description=__doc__)
+    parser = Parser(prog="python -m ocp_scn.checkpoint", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "convert",

@@ -20,3 +20,9 @@ def refuse(error: UnreadableError) -> None:
 def cause(error: Exception) -> str:
     """Return what an error says in one line."""
     return " ".join(str(error).split()).rstrip(".")
+
+
+def shown(value: object) -> str:
+    """Return a value as a message names it: in one line, and no longer than a line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) < 80 else f"{text[:75]}..."

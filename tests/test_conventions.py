@@ -49,6 +49,7 @@ from ocp_scn.sphere import (
     spiral_points,
     wigner_rows,
 )
+from ocp_scn.submission.results import read_results
 from ocp_scn.submission.structures import read_structures
 from ocp_scn.trained import Trained, to_fairchem1
 from tests.fairchem.test_normalization import AGREE, saved, trainer
@@ -369,6 +370,15 @@ def test_c24_ids(tmp_path):
         check_samples("dataset.test", {"src": str(tmp_path / "twice")}, "id", predicted_name)
     with pytest.raises(InputError, match="'a_0'"):
         read_structures(tmp_path / "twice")
+    forces = {"b_0": np.ones((2, 3)), "a_0": np.zeros((1, 3))}
+    for order in (["a_0", "b_0"], ["b_0", "a_0"]):
+        energy, blocks = np.array([ord(name[0]) for name in order], dtype=float), [forces[k] for k in order]
+        arrays = {"ids": order, "energy": energy, "forces": np.concatenate(blocks)}
+        np.savez(tmp_path / "found.npz", **arrays, chunk_idx=[len(blocks[0])])
+        found = read_results([tmp_path / "found.npz"], "s2ef")
+        assert found["ids"].tolist() == ["a_0", "b_0"]
+        assert found["energy"].tolist() == [ord("a"), ord("b")]
+        assert found["forces"][:, 0].tolist() == [0, 1, 1]
 
 
 def test_c25_virial():

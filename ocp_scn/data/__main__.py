@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from ocp_scn.data import convert, sample
 from ocp_scn.errors import InputError
+from ocp_scn.options import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m ocp_scn.data", description=__doc__)
+    parser = Parser(prog="python -m ocp_scn.data", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module in (("sample", sample), ("convert", convert)):
         command = commands.add_parser(

@@ -29,6 +29,7 @@ from ocp_scn.data.labels import ENERGY_TARGETS, LabelKeys
 from ocp_scn.data.references import LinearReferences, ReferenceFit
 from ocp_scn.data.splits import TRAIN, Rule, parse_rules, split_of
 from ocp_scn.errors import InputError, UnreadableError
+from ocp_scn.options import integer, number
 from ocp_scn.predictions import structure_name
 
 DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, OC20's pairs of
@@ -40,6 +41,7 @@ _SAME_ID = "an earlier frame has the same sid and fid"
 REFERENCES_FILE = "references.npz"
 # Trainings read energies in float32, whose numbers may not be further apart than this, eV.
 _COARSEST = 1e-3
+_LARGEST_DISTANCE = 5.0  # Å; beyond it every structure has atoms that overlap
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="system",
         help="what a random split keeps together (default: system)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random splits (default: 0)")
+    parser.add_argument("--seed", type=integer(), default=0, help="of random splits (default: 0)")
     parser.add_argument(
         "--references",
         metavar="fit|none|FILE.npz",
@@ -72,15 +74,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write energies without the references; nothing adds them to predictions then",
     )
-    parser.add_argument("--max-atoms", type=int, help="leave out larger structures")
+    parser.add_argument("--max-atoms", type=integer(1), help="leave out larger structures")
     parser.add_argument(
         "--max-num-elements",
-        type=int,
+        type=integer(2),
         default=90,
         help="atomic numbers have to be below this, as in the model (default: 90)",
     )
     parser.add_argument(
-        "--min-distance", type=float, default=0.5, help="closer atoms overlap, Å (default: 0.5)"
+        "--min-distance",
+        type=number(above=0, up_to=_LARGEST_DISTANCE),
+        default=0.5,
+        help=f"closer atoms overlap, Å (default: 0.5, at most {_LARGEST_DISTANCE:g})",
     )
     parser.add_argument(
         "--bad-frames",

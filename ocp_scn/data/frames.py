@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import lzma
-import shutil
+import mmap
 import sqlite3
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote
 
 import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.formats import open_with_compression
 
 from ocp_scn.data import pickles
 from ocp_scn.data.constraints import fix_held_atoms
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.data.labels import LabelKeys, read_labels
-from ocp_scn.errors import InputError, UnreadableError, cause, refuse
+from ocp_scn.data.xyz import XYZ, read_xyz
+from ocp_scn.errors import InputError, UnreadableError, cause, refuse, shown
 
-_XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _TRAJECTORY = (".traj",)
 _DATABASE = (".db",)
 _PICKLED = (pickles.SUFFIX,)
 _ASE_LMDB = (".aselmdb",)
-READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
+READABLE = XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
 _STRUCTURE = {"numbers", "positions", "tags", "fixed", "sid", "fid"}
 # What damaged and foreign files end with.
 _ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError)
-_ERRORS += (AssertionError, RuntimeError, lzma.LZMAError, zlib.error, sqlite3.Error)
+_ERRORS += (AssertionError, RuntimeError, ArithmeticError, MemoryError)
+_ERRORS += (lzma.LZMAError, zlib.error, sqlite3.Error)
+_TRAJECTORY_START = b"- of Ulm"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def foreign_files(source: Path) -> list[Path]:
     if source.is_file():
         return []
     files = sorted(path for path in source.rglob("*") if path.is_file())
-    known = {_text_file(path) for path in files if path.name.endswith(_XYZ)}
+    known = {_text_file(path) for path in files if path.name.endswith(XYZ)}
     return [
         path
         for path in files
@@ -164,6 +164,7 @@ def _read_calculations(
 ) -> Iterator[tuple[Frame, bool]]:
     """Yield the frames of a file of ASE's formats, and whether it names their systems."""
     table = _reference_table(path)
+    places = {(sid, fid): line for line, (sid, fid, _) in enumerate(table or [])}
     counter: Counter[str] = Counter()
     index = -1
     for index, (atoms, info) in enumerate(_read(path)):
@@ -172,7 +173,12 @@ def _read_calculations(
             raise UnreadableError(f"{origin} has no line in {_text_file(path).name}, which has {len(table)}")
         sid, fid, reference = table[index] if table is not None else (None, None, 0.0)
         named = sid is not None or "sid" in info
-        sid = str(sid if sid is not None else info.get("sid", system_of(name)))
+        try:
+            sid = _system(info.get("sid", system_of(name)) if sid is None else sid, origin)
+            _check_line(info, index, places, name)
+        except UnreadableError as error:
+            unreadable(error)
+            continue
         position = counter[sid]
         counter[sid] += 1
         try:
@@ -214,7 +220,7 @@ def _read_samples(
             lost = _fix_atoms(atoms, properties, origin)
             frame = Frame(
                 atoms=atoms,
-                sid=str(properties.get("sid", f"{system_of(name)}-{index}")),
+                sid=_system(properties.get("sid", f"{system_of(name)}-{index}"), origin),
                 fid=None if fid is None else _frame_number(fid, origin),
                 energy=labels.energy,
                 forces=labels.forces,
@@ -243,36 +249,62 @@ def _samples(
         raise UnreadableError(f"{str(path)!r} has no frame")
 
 
+def _system(value: Any, origin: str) -> str:
+    """Return the name of a system, which may be a number."""
+    array = np.asarray(value)
+    if array.ndim or array.dtype.kind not in "iufU" or array != array:  # noqa: PLR0124  # NaN is no name
+        raise UnreadableError(f"{origin} has sid={shown(value)}; expected a text or a number")
+    return str(value)
+
+
+def _check_line(info: Mapping[str, Any], index: int, lines: Mapping[tuple[str, int], int], path: str) -> None:
+    """Check that the line of an OC20 pair's text at a frame's place is the frame's, where that has an id.
+
+    Ids that no line has are names of another kind; those of the text prevail.
+    """
+    if "sid" not in info or "fid" not in info:
+        return
+    line = lines.get((str(info["sid"]), _frame_number(info["fid"], f"{path}#{index}")), index)
+    if line != index:
+        raise UnreadableError(f"{path}#{index} is the frame of line {line + 1} of its text, not {index + 1}")
+
+
 def _frame_number(value: Any, origin: str) -> int:
     """Return the number of a frame, which may be written as OC20's "frame3"."""
     try:
         number = int(value.removeprefix("frame") if isinstance(value, str) else value)
-        if isinstance(value, str) or number == value:
+        if isinstance(value, str) or (number == value and not isinstance(value, bool | np.bool_)):
             return number
     except (TypeError, ValueError, OverflowError):
         pass
-    raise UnreadableError(f"{origin} has fid={value!r}; expected an integer, or 'frame3' for 3")
+    raise UnreadableError(f"{origin} has fid={shown(value)}; expected an integer, or 'frame3' for 3")
 
 
 def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
     """Yield the structures of a file, each with the keys that may name its system and frame."""
+    count = 0
     try:
-        if path.name.endswith(_DATABASE):
-            _check_database(path)
-            with ase.db.connect(path) as database:
-                for row in database.select():
-                    yield row.toatoms(), {**row.data, **row.key_value_pairs}
-        elif path.name.endswith(_XYZ):
-            with _seekable(path) as text:
-                for atoms in ase.io.iread(text, index=":", format="extxyz"):
-                    yield atoms, atoms.info
-                if any(line.strip() for line in text):  # ASE stops at a blank line
-                    raise ValueError("it goes on after a blank line, where frames have to follow each other")
-        else:
-            for atoms in ase.io.iread(path, index=":", format="traj"):
-                yield atoms, atoms.info
+        for found in _structures(path):
+            yield found
+            count += 1
     except _ERRORS as error:
-        raise UnreadableError(f"{str(path)!r} cannot be read: {cause(error)}") from error
+        where = f" from frame {count} on" if count else ""
+        raise UnreadableError(f"{str(path)!r} cannot be read{where}: {cause(error)}") from error
+
+
+def _structures(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+    if path.name.endswith(XYZ):
+        for atoms in read_xyz(path):
+            yield atoms, atoms.info
+    elif path.name.endswith(_DATABASE):
+        _check_database(path)
+        with ase.db.connect(path) as database:
+            for row in database.select():
+                yield row.toatoms(), {**row.data, **row.key_value_pairs}
+    else:
+        _check_trajectory(path)
+        for atoms in ase.io.iread(path, index=":", format="traj"):
+            yield atoms, atoms.info
 
 
 def _check_database(path: Path) -> None:
@@ -282,21 +314,11 @@ def _check_database(path: Path) -> None:
             raise ValueError("it is no database of ASE")
 
 
-@contextmanager
-def _seekable(path: Path) -> Iterator[IO[str]]:
-    """Open a text file, unpacked to a temporary one if it is compressed.
-
-    ASE jumps about in the file, and every jump back in a compressed one unpacks it from the start.
-    """
-    if path.suffix not in (".xz", ".gz"):
-        with path.open() as text:
-            yield text
-        return
-    with tempfile.TemporaryFile("w+") as text:
-        with open_with_compression(path, "rt") as packed:
-            shutil.copyfileobj(packed, text)
-        text.seek(0)
-        yield text
+def _check_trajectory(path: Path) -> None:
+    """Check that a file is one trajectory; of several that were put together ASE reads the first."""
+    with path.open("rb") as file, closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
+        if content.find(_TRAJECTORY_START, 1) > 0:
+            raise ValueError("it has a second trajectory behind the first; a file has to be one")
 
 
 def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
@@ -319,7 +341,7 @@ def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
 
 
 def _has_references(path: Path) -> bool:
-    return path.name.endswith(_XYZ) and _text_file(path).is_file()
+    return path.name.endswith(XYZ) and _text_file(path).is_file()
 
 
 def _text_file(path: Path) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from ocp_scn.errors import UnreadableError
+from ocp_scn.errors import UnreadableError, shown
 
 ENERGY_TARGETS = ("y_init", "y_relaxed", "energy_relaxed")
 RELAXED_TARGETS = (*ENERGY_TARGETS, "pos_relaxed")
@@ -115,15 +115,16 @@ def _voigt(value: Any, name: str, origin: str) -> np.ndarray:
 
 
 def _numbers(value: Any, name: str, origin: str, *shapes: tuple[int, ...]) -> np.ndarray:
-    """Return a value in the one of the shapes that has its size."""
+    """Return a value in the one of the shapes that has its size.
+
+    Flags, texts and complex numbers are none, though numpy makes numbers of them.
+    """
     try:
-        numbers = np.asarray(value, dtype=np.float64)
+        numbers = np.asarray(value)
     except (TypeError, ValueError):
-        numbers = None
+        numbers = np.empty(0, dtype=object)
     for shape in shapes:
-        if numbers is not None and numbers.size == np.prod(shape):
-            return numbers.reshape(shape)
-    text = " ".join(repr(value).split())
-    text = text if len(text) < 80 else f"{text[:75]}..."
+        if numbers.dtype.kind in "iuf" and numbers.size == np.prod(shape):
+            return numbers.astype(np.float64).reshape(shape)
     expected = " or ".join(map(str, shapes))
-    raise UnreadableError(f"{origin} has {name}={text}, not numbers of the shape {expected}")
+    raise UnreadableError(f"{origin} has {name}={shown(value)}, not numbers of the shape {expected}")

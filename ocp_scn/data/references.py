@@ -8,6 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from ocp_scn.errors import InputError
+from ocp_scn.npz import Npz
 
 NUM_ELEMENTS = 119
 # Published reference files mark elements that never occurred with numbers of this size, eV.
@@ -24,14 +25,18 @@ class LinearReferences:
     def load(cls, path: Path) -> LinearReferences:
         """Read ``coeff`` from an npz file, as fairchem's ``lin_ref`` option does."""
         try:
-            with np.load(path) as file:
-                coeff = file["coeff"].astype(np.float64).ravel()
-                defined = file["defined"] if "defined" in file else np.abs(coeff) < _UNDEFINED
-                return cls(np.where(defined, coeff, np.nan))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            file = Npz(path)
+            coeff = file.numbers("coeff").astype(np.float64).ravel()
+            defined = file["defined"] if "defined" in file else np.abs(coeff) < _UNDEFINED
+        except InputError as error:
+            message = f"--references {str(path)!r} is not an npz file with an array 'coeff': {error}"
+            raise InputError(message) from error
+        if defined.shape != coeff.shape or defined.dtype != bool:
             raise InputError(
-                f"--references {str(path)!r} is not an npz file with an array 'coeff': {error}"
-            ) from error
+                f"--references {path}: 'defined' is {defined.dtype} of shape {defined.shape}; expected "
+                f"bool of shape {coeff.shape}"
+            )
+        return cls(np.where(defined, coeff, np.nan))
 
     def save(self, path: Path) -> None:
         """Write an npz file that both lines of fairchem read: ``coeff``, 0 where not ``defined``.

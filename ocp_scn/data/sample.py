@@ -28,6 +28,7 @@ from tqdm import tqdm
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import add_format_argument, writer
 from ocp_scn.errors import InputError
+from ocp_scn.options import integer
 
 METALS = ("Cu", "Ni", "Pd", "Pt", "Ag", "Au")
 FACETS = {  # and the sites on them
@@ -273,11 +274,13 @@ def make_sample(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("target", type=Path, metavar="TARGET", help="folder to make")
-    parser.add_argument("--systems", type=int, default=120, help="relaxed systems (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="other structures (default: %(default)s)")
+    parser.add_argument(
+        "--systems", type=integer(MIN_SYSTEMS), default=120, help="relaxed systems (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=integer(0), default=0, help="other structures (default: %(default)s)")
     parser.add_argument(
         "--ood-systems",
-        type=int,
+        type=integer(0),
         default=0,
         help="systems in each of three more test splits, of other metals and adsorbates (default: none)",
     )

@@ -11,7 +11,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from torch.utils.data import Subset
 
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, shown
+from ocp_scn.npz import Npz
 
 # Beside a data set's files; fairchem 2 takes most others in that folder for databases.
 ELEMENTS_FILE = "elements.npz"
@@ -105,10 +106,13 @@ def _folder(path: Path) -> Path:
 
 def _read_elements(file: Path) -> list[int]:
     try:
-        with np.load(file) as record:
-            return record["atomic_numbers"].tolist()
-    except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
+        numbers = Npz(file).numbers("atomic_numbers")
+    except InputError as error:
         raise InputError(f"{file} is no record of elements: {error}") from error
+    strange = numbers[~np.isin(numbers, range(len(chemical_symbols)))]
+    if numbers.ndim != 1 or strange.size:
+        raise InputError(f"{file} is no record of elements: it has {shown(numbers.tolist())}")
+    return numbers.astype(int).tolist()
 
 
 def _symbols(numbers: Iterable[int]) -> str:

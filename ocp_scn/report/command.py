@@ -12,28 +12,35 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ocp_scn.errors import InputError
-from ocp_scn.fairchem.files import RELAXED_FILE
-from ocp_scn.fairchem.v1.lmdb import open_data_set
+from ocp_scn.arrays import some
+from ocp_scn.errors import InputError, cause
+from ocp_scn.fairchem.files import RELAXED_FILE, written_whole
+from ocp_scn.fairchem.v1.data_checks import UNREADABLE
+from ocp_scn.fairchem.v1.lmdb import read_data_set
 from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.relaxations import (
     RECORD_FILE,
     Relaxed,
+    read_record,
     read_relaxed,
     relaxation_metrics,
     relaxed_energy,
     system_name,
 )
+from ocp_scn.npz import Npz
+from ocp_scn.options import Parser
 from ocp_scn.report.figures import plot_loss, plot_parity
 from ocp_scn.report.predictions import (
     Targets,
+    check_rows,
     composition_energy,
     data_set_name,
     data_sets,
     matching,
     metrics,
-    reorder,
+    mismatch,
 )
+from ocp_scn.submission.results import read_results
 
 EPILOG = """example:
   python -m ocp_scn.report runs/demo
@@ -76,7 +83,7 @@ Rows = dict[str, dict[str, dict[str, float]]]  # of a table: metrics by data set
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m ocp_scn.report",
         description="Write figures and tables of a run.",
         epilog=EPILOG,
@@ -114,8 +121,15 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
     """
     trainings, more = latest_trainings(run_dir), [str(path) for path in data]
     folder = run_dir / "report"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
     splits = {task: data_sets(found.config, more, found.references) for task, found in trainings.items()}
+    for path in more:
+        named = [sets[data_set_name(path)] for sets in splits.values() if data_set_name(path) in sets]
+        if all(targets.unlabelled for targets in named):
+            raise InputError(f"--data {path!r} has no structure with an energy")
     tables = compare_predictions(run_dir, splits)
     mean = splits["is2re"]["train"].rest if "is2re" in splits else None
     references = trainings["is2re"].references if "is2re" in splits else None
@@ -126,10 +140,12 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
             f"{run_dir} has no results/*/*predictions.npz or {RELAXED_FILE}; run main.py --mode predict first"
         )
     for task, found in trainings.items():
-        plot_loss(folder / f"loss_{task}.png", run_dir / "logs" / "tensorboard" / found.name)
+        lost = plot_loss(folder / f"loss_{task}.png", run_dir / "logs" / "tensorboard" / found.name)
+        print(*(f"{line}\n" for line in lost), sep="", end="")
     text = "\n".join(f"{TITLES[task]}\n\n{format_table(task, rows)}" for task, rows in tables.items())
-    (folder / "metrics.json").write_text(json.dumps(tables, indent=1) + "\n")
-    (folder / "metrics.md").write_text(text)
+    for name, content in {"metrics.json": json.dumps(tables, indent=1) + "\n", "metrics.md": text}.items():
+        with written_whole(folder / name) as part:
+            part.write_text(content, encoding="utf-8")
     print(text + f"wrote {folder}")
     return tables
 
@@ -138,9 +154,15 @@ def latest_trainings(run_dir: Path) -> dict[str, Training]:
     """Return the newest training in a run folder, for ``s2ef`` and ``is2re``."""
     found: dict[str, Training] = {}
     for path in sorted(run_dir.glob("checkpoints/*/*checkpoint.pt"), key=lambda p: p.stat().st_mtime):
-        checkpoint = read_checkpoint(str(path), mmap=True)
-        config, references = checkpoint["config"], (checkpoint.get("elementrefs") or {}).get("energy", {})
-        task = "s2ef" if "forces" in config["outputs"] else "is2re"
+        try:
+            checkpoint = read_checkpoint(str(path), mmap=True)
+            config, references = checkpoint["config"], (checkpoint.get("elementrefs") or {}).get("energy", {})
+            task = "s2ef" if "forces" in config["outputs"] else "is2re"
+            config["dataset"]["src"]  # of the training set
+        except InputError:
+            raise
+        except UNREADABLE as error:
+            raise InputError(f"{path} is no checkpoint of a training: {cause(error)}") from error
         found[task] = Training(path.parent.name, config, references.get("element_references"))
     if not found:
         raise InputError(
@@ -153,17 +175,22 @@ def compare_predictions(run_dir: Path, splits: dict[str, dict[str, Targets]]) ->
     """Return the rows of every prediction file, the newest of each data set, and draw them."""
     tables: dict[str, Rows] = {task: {} for task in splits}
     for path in _by_age(run_dir, "*predictions.npz"):
-        predictions = np.load(path)
+        predictions = read_results([path], "s2ef" if "forces" in Npz(path) else "is2re")
         names = {task: matching(sets, predictions["ids"]) for task, sets in splits.items()}
         task, name = next(((task, name) for task, name in names.items() if name), (None, None))
         if task is None or name is None:
-            raise InputError(f"{path}: its ids are those of no data set known; pass --data FOLDER")
-        targets = reorder(splits[task][name])
+            known = {name: targets for sets in splits.values() for name, targets in sets.items()}
+            raise InputError(f"{path}: {mismatch(known, predictions['ids'])}; pass --data FOLDER")
+        targets = splits[task][name]
+        if targets.unlabelled:
+            print(f"not compared: {path}, since no structure of {name!r} has an energy")
+            continue
         energy = torch.as_tensor(predictions["energy"]).double().view(-1)
         trivial = targets.composition + splits[task]["train"].rest
         panels = {"energy [eV]": (targets.energy, energy)}
         forces = zero = None
         if targets.forces is not None and "forces" in predictions:
+            check_rows(path, predictions, targets)
             forces = torch.as_tensor(predictions["forces"]).double()
             zero = torch.zeros_like(forces)
             panels["force components [eV/Å]"] = (targets.forces, forces)
@@ -185,9 +212,17 @@ def compare_relaxations(run_dir: Path, mean: float | None, references: torch.Ten
     """
     rows: Rows = {}
     for path in _by_age(run_dir, RELAXED_FILE):
-        relaxed = read_relaxed(path)
-        source = json.loads((path.parent / RECORD_FILE).read_text())["src"]
-        found = {system_name(system): system for system in open_data_set(source)}
+        relaxed, source = read_relaxed(path), read_record(path.parent / RECORD_FILE)["src"]
+        found = {system_name(system): system for system in read_data_set(source)}
+        foreign = np.setdiff1d(list(relaxed), list(found))
+        if len(foreign):
+            raise InputError(
+                f"{path}: {len(foreign)} of its {len(relaxed)} ids are not in {source!r}, {some(foreign)}"
+            )
+        if len(relaxed) < len(found):
+            print(
+                f"{path}: {len(found) - len(relaxed)} of the {len(found)} systems of {source!r} are not in it"
+            )
         systems = {
             sid: system
             for sid, system in found.items()

@@ -9,6 +9,11 @@ from typing import Any
 import matplotlib
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub import errors
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
+
+from ocp_scn.errors import InputError
+from ocp_scn.fairchem.files import written_whole
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,10 +33,18 @@ def plot_parity(path: Path, title: str, panels: Mapping[str, tuple[torch.Tensor,
     _save(figure, path)
 
 
-def plot_loss(path: Path, logs: Path) -> None:
-    """Draw the training and validation loss over the steps, from tensorboard's files if there are any."""
+def plot_loss(path: Path, logs: Path) -> list[str]:
+    """Draw the training and validation loss over the steps, from tensorboard's files if there are any.
+
+    Returns:
+        What tensorboard leaves out in silence, a line for each file that is damaged.
+
+    Raises:
+        InputError: for a file that cannot be read.
+    """
     if not logs.is_dir():
-        return
+        return []
+    lost = [line for file in sorted(logs.glob("*tfevents*")) for line in _lost_records(file)]
     events = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
     figure, axis = plt.subplots(figsize=(5, 3.6))
     for tag in ("train/loss", "val/loss"):
@@ -44,9 +57,26 @@ def plot_loss(path: Path, logs: Path) -> None:
     axis.set(xlabel="step", ylabel="loss", yscale="log")
     axis.legend()
     _save(figure, path)
+    return lost
+
+
+def _lost_records(file: Path) -> list[str]:
+    count = 0
+    try:
+        reader = PyRecordReader_New(str(file))
+        while True:
+            reader.GetNext()
+            count += 1
+    except errors.OutOfRangeError:
+        return []
+    except errors.DataLossError:
+        return [f"the loss curve lacks what comes after {count} records of {file}, which is damaged"]
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=120, format="png")
     plt.close(figure)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ocp_scn.fairchem.v1.lmdb import open_data_set
+from ocp_scn.arrays import doubled_ids, row_counts, some
+from ocp_scn.errors import InputError, cause
+from ocp_scn.fairchem.v1.data_checks import UNREADABLE, predicted_name
+from ocp_scn.fairchem.v1.lmdb import read_data_set
 from ocp_scn.fairchem.v1.metrics import evaluate
+from ocp_scn.submission.results import Results
 
 
 @dataclass(frozen=True)
 class Targets:
     """Energies (S,) eV, forces of free atoms (F, 3) eV/Å (None for IS2RE), NaN where a structure has none,
-    and numbers of free atoms (S,).
+    and numbers of free atoms (S,); sorted by id.
 
     ``composition`` (S,) eV is what a model's element references make of each structure; 0 without.
     """
@@ -26,6 +31,11 @@ class Targets:
     forces: torch.Tensor | None
     free_atoms: torch.Tensor
     composition: torch.Tensor
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no structure has an energy."""
+        return bool(self.energy.isnan().all())
 
     @property
     def rest(self) -> float:
@@ -47,7 +57,8 @@ def data_sets(
         The targets by :func:`data_set_name`; those of the training set as ``train``.
 
     Raises:
-        InputError: for a data set that does not exist.
+        InputError: for a data set that does not exist or cannot be read, two of one name, or an id that comes
+            twice.
     """
     train = config["dataset"]
     energy = {name: key for key, name in (train.get("key_mapping") or {}).items()}.get("energy", "energy")
@@ -56,9 +67,15 @@ def data_sets(
         for key in ("val_dataset", "test_dataset")
         if (split := config.get(key)) and split.get("src")
     ]
-    sources += [source for source in more if any(energy in sample for sample in open_data_set(source))]
-    found = {"train": _read_targets(train["src"], energy, references)}
-    return found | {data_set_name(source): _read_targets(source, energy, references) for source in sources}
+    sources += [source for source in more if any(energy in sample for sample in read_data_set(source))]
+    named = {"train": train["src"]}
+    for source in sources:
+        before = named.setdefault(data_set_name(source), source)
+        if Path(before).resolve() != Path(source).resolve():
+            raise InputError(
+                f"data sets {before!r} and {source!r} have one name; a report needs distinct ones"
+            )
+    return {name: _read_targets(source, energy, references) for name, source in named.items()}
 
 
 def data_set_name(source: str) -> str:
@@ -73,44 +90,85 @@ def composition_energy(sample: Any, references: torch.Tensor | None) -> float:
 
 
 def _read_targets(source: str, energy_key: str, references: torch.Tensor | None) -> Targets:
-    ids, energy, forces, free_atoms, composition, some_forces = [], [], [], [], [], False
-    for sample in open_data_set(source):
-        free = sample.fixed == 0
-        ids.append(f"{sample.sid}_{sample.fid}" if "fid" in sample else str(sample.sid))
-        energy.append(float(sample[energy_key]) if energy_key in sample else torch.nan)
-        free_atoms.append(int(free.sum()))
-        composition.append(composition_energy(sample, references))
-        labelled = "forces" in sample
-        some_forces |= labelled
-        forces.append((sample.forces if labelled else torch.full((len(free), 3), torch.nan))[free].double())
+    """Return the targets of a data set, sorted by id."""
+    rows: dict[str, _Row] = {}
+    ids = []
+    for index, sample in enumerate(read_data_set(source)):
+        try:
+            ids.append(predicted_name(sample))
+            rows[ids[-1]] = _row(sample, energy_key, references)
+        except UNREADABLE as error:
+            raise InputError(f"data set {source!r}: sample {index} is none: {cause(error)}") from error
+    doubled = doubled_ids(np.array(ids, dtype=str))
+    if doubled:
+        raise InputError(f"data set {source!r}: {doubled[0]}")
+    names = sorted(rows)
+    forces = torch.cat([rows[name].forces for name in names]) if names else torch.empty(0, 3)
     return Targets(
-        ids,
-        torch.tensor(energy, dtype=torch.float64),
-        torch.cat(forces) if some_forces else None,
-        torch.tensor(free_atoms),
-        torch.tensor(composition, dtype=torch.float64),
+        names,
+        torch.tensor([rows[name].energy for name in names], dtype=torch.float64),
+        None if forces.isnan().all() else forces,
+        torch.tensor([rows[name].free_atoms for name in names]),
+        torch.tensor([rows[name].composition for name in names], dtype=torch.float64),
     )
 
 
-def matching(splits: dict[str, Targets], ids: np.ndarray) -> str | None:
-    """Return the name of the data set that has these ids."""
-    wanted = sorted(ids.tolist())
-    return next((name for name, targets in splits.items() if sorted(targets.ids) == wanted), None)
+class _Row(NamedTuple):
+    """The targets of one structure."""
+
+    energy: float
+    forces: torch.Tensor
+    free_atoms: int
+    composition: float
 
 
-def reorder(targets: Targets) -> Targets:
-    """Return targets sorted by id, as fairchem writes predictions."""
-    order, forces = np.argsort(targets.ids), targets.forces
-    if forces is not None:
-        blocks = forces.split(targets.free_atoms.tolist())
-        forces = torch.cat([blocks[i] for i in order])
-    return Targets(
-        [targets.ids[i] for i in order],
-        targets.energy[order],
-        forces,
-        targets.free_atoms[order],
-        targets.composition[order],
+def _row(sample: Any, energy_key: str, references: torch.Tensor | None) -> _Row:
+    free = sample.fixed == 0
+    forces = sample.forces if "forces" in sample else torch.full((len(free), 3), torch.nan)
+    return _Row(
+        float(sample[energy_key]) if energy_key in sample else torch.nan,
+        forces[free].double(),
+        int(free.sum()),
+        composition_energy(sample, references),
     )
+
+
+def matching(splits: Mapping[str, Targets], ids: np.ndarray) -> str | None:
+    """Return the name of the data set that has these ids, which are sorted."""
+    wanted = ids.tolist()
+    return next((name for name, targets in splits.items() if targets.ids == wanted), None)
+
+
+def mismatch(splits: Mapping[str, Targets], ids: np.ndarray) -> str:
+    """Say how ids are not those of the data set that has most of them."""
+    shared = {name: np.isin(ids, targets.ids) for name, targets in splits.items()}
+    name = max(shared, key=lambda name: int(shared[name].sum()))
+    known = shared[name]
+    if not known.any():
+        return f"none of its {len(ids)} ids is in a data set known, {some(ids)}"
+    missing = np.setdiff1d(splits[name].ids, ids)
+    foreign = ids[~known]
+    lines = [f"{len(missing)} are missing, {some(missing)}"] if len(missing) else []
+    lines += [f"{len(foreign)} are in no data set known, {some(foreign)}"] if len(foreign) else []
+    return f"of its ids, compared with the {len(splits[name].ids)} of {name!r}, {'; '.join(lines)}"
+
+
+def check_rows(path: Path, found: Results, targets: Targets) -> None:
+    """Check that predicted forces are those of each structure's free atoms.
+
+    Args:
+        path: the file of predictions, for messages.
+        found: predictions with forces, sorted by id.
+        targets: those of the same ids.
+    """
+    counts, expected = row_counts(found), targets.free_atoms.numpy()
+    wrong = np.flatnonzero(counts != expected)
+    if len(wrong):
+        k = wrong[0]
+        raise InputError(
+            f"{path}: {len(wrong)} structures have forces of other atoms than the free ones; "
+            f"{targets.ids[k]!r} has {counts[k]}, with {expected[k]} free"
+        )
 
 
 def metrics(energy: torch.Tensor, forces: torch.Tensor | None, targets: Targets) -> dict[str, float]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ocp_scn.errors import InputError
+from ocp_scn.options import Parser
 from ocp_scn.submission.archive import FORMATS, SPLITS, TRACKS
 from ocp_scn.submission.check import check_file
 from ocp_scn.submission.structures import Structures, find_data_sets, read_structures
@@ -27,7 +28,7 @@ Only with --against does it tell whether a file can be scored."""
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m ocp_scn.submission", description=DESCRIPTION)
+    parser = Parser(prog="python -m ocp_scn.submission", description=DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     write = _add_command(commands, "write", "join results of the four splits into one file", WRITE_EPILOG)
     write.add_argument("track", choices=TRACKS, help="what was predicted; IS2RE directly or by relaxation")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ocp_scn.submission.archive import block_rows
-from ocp_scn.submission.arrays import Arrays, row_counts, some
+from ocp_scn.arrays import Arrays, block_rows, row_counts, some
 from ocp_scn.submission.structures import Structures, describe_missing
 
 
@@ -16,7 +15,7 @@ def structure_faults(split: str, arrays: Arrays, data_sets: Mapping[str, Structu
 
     Args:
         split: name of the split.
-        arrays: its arrays, free of the faults that :func:`~ocp_scn.submission.arrays.shape_faults` finds.
+        arrays: its arrays, free of the faults that :func:`~ocp_scn.arrays.shape_faults` finds.
         data_sets: the structures of every split, in which foreign ids are looked for.
     """
     ids, here = arrays["ids"], data_sets[split]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ocp_scn.arrays import block_rows, row_counts, shape_faults
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import RELAXED_FILE
-from ocp_scn.submission.archive import TRACKS, Archive, block_rows
-from ocp_scn.submission.arrays import row_counts, shape_faults
+from ocp_scn.npz import Npz
+from ocp_scn.submission.archive import TRACKS
 
 Results = dict[str, np.ndarray]  # as fairchem names and shapes them, in its order
 
@@ -53,11 +54,9 @@ def find_result(path: Path, track: str) -> Path:
 
 
 def _read(path: Path, track: str) -> Results:
-    archive = Archive(path)
-    for key in TRACKS[track]:
-        if key not in archive.keys:
-            raise InputError(f"{path} has no {key!r}; it has {', '.join(archive.keys)}")
-    results = {key: archive[key] for key in archive.keys if key in TRACKS[track]}
+    archive = Npz(path)
+    found = {key: archive[key] for key in TRACKS[track]}
+    results = {key: found[key] for key in archive.keys if key in found}
     faults = shape_faults(results)
     if faults:
         raise InputError(f"{path}: {faults[0]}")

@@ -10,13 +10,13 @@ import numpy as np
 from ase.constraints import FixAtoms
 from tqdm import tqdm
 
+from ocp_scn.arrays import block_rows, doubled_ids, some
 from ocp_scn.data import pickles
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.errors import InputError
 from ocp_scn.predictions import shard_bounds, structure_name
-from ocp_scn.submission.archive import SPLITS, block_rows
-from ocp_scn.submission.arrays import some
+from ocp_scn.submission.archive import SPLITS
 
 Row = tuple[str, np.ndarray]  # a structure's name, and which of its atoms are fixed (n,)
 
@@ -65,11 +65,11 @@ def read_structures(source: Path) -> Structures:
         fixed.append(mask)
     if not ids:
         raise InputError(f"data set {str(source)!r} is empty")
-    names, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        doubled = names[counts > 1]
-        raise InputError(f"data set {str(source)!r}: {len(doubled)} ids come more than once, {some(doubled)}")
-    return Structures(np.array(ids), np.array([len(mask) for mask in fixed]), np.concatenate(fixed))
+    names = np.array(ids)
+    doubled = doubled_ids(names)
+    if doubled:
+        raise InputError(f"data set {str(source)!r}: {doubled[0]}")
+    return Structures(names, np.array([len(mask) for mask in fixed]), np.concatenate(fixed))
 
 
 def _find_files(source: Path) -> list[Path]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ocp_scn.arrays import row_counts, some
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.submission.archive import SPLITS, write_archive
-from ocp_scn.submission.arrays import row_counts, some
 from ocp_scn.submission.check import Findings, check_file
 from ocp_scn.submission.results import Results, read_results
 from ocp_scn.submission.structures import Structures, describe_missing

@@ -242,10 +242,22 @@ def test_a_virial_that_is_no_stress_is_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("label", "value"), [("energy", "low"), ("forces", [1.0, 2.0]), ("stress", np.ones(5)), ("y_relaxed", {})]
+    ("label", "value"),
+    [
+        ("energy", "low"),
+        ("energy", "-3.0"),
+        ("energy", True),
+        ("energy", np.ones(1, dtype=complex)),
+        ("forces", [1.0, 2.0]),
+        ("forces", torch.ones(3, 3).bool()),
+        ("stress", np.ones(5)),
+        ("y_relaxed", {}),
+        ("pos_relaxed", np.full((3, 3), "1.0")),
+    ],
 )
 def test_a_label_that_is_not_numbers_of_its_shape_is_one_bad_frame(run, tmp_path, label, value):
     good = {"energy": -3.0, "forces": np.zeros((3, 3)), "stress": np.zeros(6), "y_relaxed": -4.0}
+    good["pos_relaxed"] = np.zeros((3, 3))
     rows = [pickled(fid=fid, **{**good, **({label: value} if fid == 1 else {})}) for fid in range(3)]
     write_lmdb(tmp_path / "in", rows)
     assert f"data.lmdb#1 has {label}=" in run(status=2)
@@ -313,7 +325,7 @@ def test_frames_after_a_blank_line_are_not_lost(run, tmp_path):
     write(tmp_path / "in/one.xyz", frames(1), format="extxyz")
     text = (tmp_path / "in/one.xyz").read_text()
     (tmp_path / "in/one.xyz").write_text(f"{text}\n{text}")
-    assert "one.xyz' cannot be read: it goes on after a blank line" in run(status=2)
+    assert "one.xyz' cannot be read from frame 1 on: it goes on after a blank line" in run(status=2)
     (tmp_path / "in/one.xyz").write_text(f"{text}\n\n")
     run()
     assert ids(tmp_path / "out/train") == [("one", 0)]
@@ -337,6 +349,24 @@ def test_an_oc20_pair_of_different_lengths(run, tmp_path, lines, error):
     assert error in run(status=2)
     run("--bad-frames", "skip")
     assert ids(tmp_path / "out/train") == [("a", fid) for fid in range(min(lines, 2))]
+
+
+def test_an_oc20_pair_in_another_order(run, tmp_path):
+    """The text names frames by their place alone; frames that name themselves say whether it is theirs."""
+    (tmp_path / "in/pair.txt").write_text("a,frame0,-1.5\na,frame1,-1.5\n")
+    write(tmp_path / "in/pair.extxyz", [*frames(1, sid="a", fid=0), *frames(1, sid="a", fid=1)])
+    run()
+    shutil.rmtree(tmp_path / "out")
+    write(tmp_path / "in/pair.extxyz", [*frames(1, sid="a", fid=1), *frames(1, sid="a", fid=0)])
+    assert "pair.extxyz#0 is the frame of line 2 of its text, not 1" in run(status=2)
+
+
+def test_two_trajectories_in_one_file(run, tmp_path):
+    """ASE reads the first."""
+    write(tmp_path / "in/one.traj", frames(3))
+    content = (tmp_path / "in/one.traj").read_bytes()
+    (tmp_path / "in/one.traj").write_bytes(content + content)
+    assert "one.traj' cannot be read: it has a second trajectory behind the first" in run(status=2)
 
 
 @pytest.mark.parametrize("rules", [["--split", "val=0.1"], ["--split", "val=0.999999"]])
@@ -422,6 +452,7 @@ def test_fixed_atoms_that_are_neither_flags_nor_indices(run, tmp_path, fixed):
         (torch.tensor([3]), 3),
         ("last", None),
         (3.5, None),
+        (True, None),
     ],
 )
 def test_numbers_of_frames(run, tmp_path, fid, expected):
@@ -431,6 +462,12 @@ def test_numbers_of_frames(run, tmp_path, fid, expected):
     else:
         run()
         assert ids(tmp_path / "out/train") == [("7", expected)]
+
+
+@pytest.mark.parametrize("sid", [True, [1, 2], float("nan")])
+def test_names_of_systems_that_are_none(run, tmp_path, sid):
+    write_lmdb(tmp_path / "in", [pickled(sid=sid)])
+    assert "data.lmdb#0 has sid=" in run(status=2)
 
 
 def test_frame_numbers_of_extxyz(run, tmp_path):

@@ -178,7 +178,7 @@ def test_file_of_fairchem_is_refused(tmp_path: Path) -> None:
 
 def test_results_are_kept_part_by_part(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    systems = {sid: Relaxed(np.full((2, 3), n), float(n)) for n, sid in enumerate("abcd")}
+    systems = {sid: Relaxed(np.full((2, 3), float(n)), float(n)) for n, sid in enumerate("abcd")}
     assert results.read() == {}
     results.add({sid: systems[sid] for sid in "ca"})
     results.add({sid: systems[sid] for sid in "bd"})

@@ -30,6 +30,7 @@ from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 from ocp_scn.fairchem.v1.normalization import check_derivatives, configured_scales, float_coefficients
 from ocp_scn.fairchem.v1.registration import NAMES
 from ocp_scn.fairchem.v1.relaxations import OPTIMIZER_KEYS, relaxation_settings
+from ocp_scn.fairchem.v1.sections import check_sections
 
 # The data set that each mode cannot do without.
 _NEEDED_SPLIT = {"train": "train", "validate": "val", "predict": "test", "run-relaxations": "relax"}
@@ -40,6 +41,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     model = config.get("model")
     if not isinstance(model, Mapping) or "name" not in model:
         raise InputError(f"configuration has model={model!r}; expected a section with a name, such as 'scn'")
+    check_sections(config)
     ours = model["name"] in NAMES
     if ours:
         check_model(model)
@@ -56,7 +58,7 @@ def check_run(config: Mapping[str, Any]) -> None:
         raise InputError(f"--mode {mode} needs dataset.{needed}.src in the configuration; it is not set")
     if mode == "run-relaxations":
         check_relaxation(config)
-    targets = list(config.get("outputs", {})) if mode in ("train", "validate") else []
+    targets = list(config.get("outputs") or {}) if mode in ("train", "validate") else []
     keys: dict[str, list[str]] = {
         "test": ["sid"] if mode == "predict" else [],
         "relax": ["sid", "fixed", "tags"],
@@ -70,7 +72,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     if mode == "train":
         check_fits(splits["train"])
         _check_schedule(config, sizes["train"])
-        check_references(references, list(config.get("outputs", {})))
+        check_references(references, list(config.get("outputs") or {}))
     checkpoint = _check_checkpoint(config, ours)
     if mode != "train" and references and not checkpoint.get("elementrefs"):
         raise InputError(

@@ -18,7 +18,8 @@ from ocp_scn.predictions import file_name, structure_name
 
 # What reading ends with of what is no data set, sample or checkpoint, or of classes that are not here.
 UNREADABLE: tuple[type[Exception], ...] = (lmdb.Error, pickle.UnpicklingError, AssertionError, TypeError)
-UNREADABLE += (EOFError, AttributeError, KeyError, RuntimeError, ValueError, ImportError)
+UNREADABLE += (EOFError, AttributeError, LookupError, RuntimeError, ValueError, ImportError)
+UNREADABLE += (OSError, OverflowError)
 
 
 def predicted_name(sample: Any) -> str:

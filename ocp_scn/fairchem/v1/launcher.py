@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import yaml
 from fairchem.core import _cli
 from fairchem.core.common import distutils
 from fairchem.core.common.flags import flags
@@ -21,11 +22,14 @@ from submitit.helpers import DelayedSubmission
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
 from ocp_scn.allocator import keep_freed_memory
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
 from ocp_scn.fairchem.v1.folders import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
 from ocp_scn.fairchem.v1.interruption import interruption
 from ocp_scn.fairchem.v1.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
+
+# What fairchem's reader ends with: no text, no YAML, values where sections belong, too many levels.
+_NO_CONFIGURATION = (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError, RecursionError)
 
 
 class Runner(_cli.Runner):
@@ -137,8 +141,8 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
     logging.disable(logging.WARNING)  # fairchem builds the configuration again, and warns then
     try:
         return build_config(args, overrides)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--config-yml {args.config_yml}: {error}") from error
+    except _NO_CONFIGURATION as error:
+        raise InputError(f"--config-yml {args.config_yml} cannot be read: {cause(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
 

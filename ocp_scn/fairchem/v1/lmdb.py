@@ -7,6 +7,7 @@ A data set is a folder with ``data.lmdb`` (keys "0", "1", …: pickled graphs; k
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from fairchem.core.datasets import LmdbDataset
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Data
 
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, cause
+from ocp_scn.fairchem.files import open_lmdb
 from ocp_scn.fairchem.structures import near_origin
 from ocp_scn.fairchem.training_data import write_elements
+from ocp_scn.fairchem.v1.data_checks import UNREADABLE
 
 # Address space reserved for a file that grows as it is written, bytes.
 _MAP_SIZE = 1 << 40
@@ -55,11 +58,27 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
     return data
 
 
-def open_data_set(source: str) -> LmdbDataset:
-    """Open a data set; an :class:`InputError` if it does not exist."""
-    if not Path(source).exists():
+def read_data_set(source: str) -> Iterator[Data]:
+    """Yield the samples of a data set.
+
+    Raises:
+        InputError: for a data set that does not exist or cannot be read, or a sample that is none.
+    """
+    path = Path(source)
+    if not path.exists():
         raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
-    return LmdbDataset({"src": source})
+    for file in path.glob("*.lmdb") if path.is_dir() else [path]:
+        open_lmdb(file).close()
+    try:
+        data_set = LmdbDataset({"src": source})
+    except UNREADABLE as error:
+        raise InputError(f"data set {source!r} cannot be read: {cause(error)}") from error
+    for index in range(len(data_set)):
+        try:
+            sample = data_set[index]
+        except UNREADABLE as error:
+            raise InputError(f"data set {source!r}: sample {index} cannot be read: {cause(error)}") from error
+        yield sample
 
 
 class LmdbWriter:

@@ -26,8 +26,10 @@ from fairchem.core.common.relaxation.optimizers.lbfgs_torch import LBFGS
 from fairchem.core.modules.evaluator import Evaluator
 from torch_geometric.data import Batch, Data
 
-from ocp_scn.errors import InputError
+from ocp_scn.arrays import doubled_ids, shape_faults
+from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.files import RELAXED_FILE
+from ocp_scn.npz import Npz
 from ocp_scn.predictions import file_name
 
 OPTIMIZER_KEYS = ("maxstep", "memory", "damping", "alpha", "traj_dir")  # of a configuration's relax_opt
@@ -164,14 +166,32 @@ def read_relaxed(path: Path) -> dict[str, Relaxed]:
     """Read what :func:`write_relaxed` wrote.
 
     Raises:
-        InputError: for a file without energies, such as fairchem's own.
+        InputError: for a file that cannot be read, one without energies, such as fairchem's own, or an id
+            that comes twice.
     """
-    with np.load(path) as file:
-        if "energy" not in file:
-            raise InputError(f"{path} has no 'energy'; it has {', '.join(file)}")
-        positions = np.split(file["pos"], file["chunk_idx"])
-        values = zip(file["ids"].tolist(), positions, file["energy"].tolist(), strict=True)
-        return {name: Relaxed(pos, energy) for name, pos, energy in values}
+    file = Npz(path)
+    arrays = {key: file[key] for key in ("ids", "energy", "pos", "chunk_idx")}
+    faults = shape_faults(arrays) or doubled_ids(arrays["ids"])
+    if faults:
+        raise InputError(f"{path}: {faults[0]}")
+    positions = np.split(arrays["pos"], arrays["chunk_idx"])
+    values = zip(arrays["ids"].tolist(), positions, arrays["energy"].reshape(-1).tolist(), strict=True)
+    return {name: Relaxed(pos, energy) for name, pos, energy in values}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what :meth:`Results.claim` wrote of a run's relaxations.
+
+    Raises:
+        InputError: for a file that cannot be read or is another one.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {cause(error)}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("src"), str):
+        raise InputError(f"{path} is no record of relaxations: it names no data set, 'src'")
+    return record
 
 
 @dataclass(frozen=True)
@@ -206,7 +226,7 @@ class Results:
         record |= {key: data.get(key) for key in ("shard", "total_shards")}
         path = self.folder / RECORD_FILE
         if path.is_file():
-            before = json.loads(path.read_text())
+            before = read_record(path)
             for key, value in record.items():
                 if before.get(key) != value:
                     raise InputError(
@@ -276,6 +296,10 @@ def relaxation_metrics(systems: Iterable[Data], relaxed: Mapping[str, Relaxed]) 
 def _compared(system: Data, relaxed: Relaxed) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return a system's prediction and target in the form that fairchem's evaluator takes."""
     free = (system.fixed == 0).numpy()
+    if len(relaxed.positions) != len(free):
+        raise InputError(
+            f"relaxed system {system_name(system)!r} has {len(relaxed.positions)} atoms, not {len(free)}"
+        )
     target = system.pos_relaxed.double().numpy()[free]
     cell = system.cell.double().view(3, 3)
     pbc = system.pbc.view(3) if "pbc" in system else torch.ones(3, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What can be wrong with the arrays of a split, whatever its structures are.
+"""What can be wrong with the arrays of results, whatever their structures are.
 
 The arrays are ``ids`` (S,), ``energy`` (S,) or (S, 1), and for the rows of atoms ``forces`` or ``pos`` (A, 3)
 with ``chunk_idx`` (S - 1,), where one structure ends and the next begins.
@@ -37,10 +37,15 @@ def shape_faults(arrays: Arrays) -> list[str]:
 
 def value_faults(arrays: Arrays) -> list[str]:
     """Return what is wrong with the values of arrays of the right shapes."""
-    names, counts = np.unique(arrays["ids"], return_counts=True)
-    doubled = names[counts > 1]
-    faults = [f"{len(doubled)} ids come more than once, {some(doubled)}"] if len(doubled) else []
+    faults = doubled_ids(arrays["ids"])
     return faults + [fault for name in LIMITS if name in arrays for fault in _number_faults(name, arrays)]
+
+
+def doubled_ids(ids: np.ndarray) -> list[str]:
+    """Return which ids (S,) come more than once, as one fault or none."""
+    names, counts = np.unique(ids, return_counts=True)
+    doubled = names[counts > 1]
+    return [f"{len(doubled)} ids come more than once, {some(doubled)}"] if len(doubled) else []
 
 
 def row_counts(arrays: Arrays) -> np.ndarray:
@@ -52,6 +57,13 @@ def row_counts(arrays: Arrays) -> np.ndarray:
 def row_name(arrays: Arrays) -> str:
     """Return which array has a row for each atom, ``forces`` or ``pos``."""
     return next(name for name in ROWS if name in arrays)
+
+
+def block_rows(counts: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return the rows of blocks of ``counts`` rows (S,), in the order (T,) of the blocks: (sum of rows,)."""
+    taken = counts[order]
+    shift = (np.cumsum(counts) - counts)[order] - (np.cumsum(taken) - taken)
+    return np.repeat(shift, taken) + np.arange(taken.sum())
 
 
 def some(ids: np.ndarray) -> str:

@@ -1,0 +1,58 @@
+"""The sections of a configuration: that they are sections, before anything reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fairchem.core.modules import transforms as fairchem_transforms
+
+from ocp_scn.errors import InputError, shown
+
+_STANDARDIZING = ("normalizer", "element_references")  # transforms that the trainer reads
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Check that sections, sources and names of a configuration have the types that belong there.
+
+    Raises:
+        InputError: for the first one that has not.
+    """
+    for name in ("optim", "task", "outputs", "evaluation_metrics"):
+        _section(name, config.get(name))
+    milestones = _section("optim", config.get("optim")).get("lr_milestones", [])
+    if not isinstance(milestones, list) or not all(isinstance(step, int | float) for step in milestones):
+        raise InputError(f"optim.lr_milestones={shown(milestones)}; expected a list of steps")
+    losses = config.get("loss_functions") or []
+    if not isinstance(losses, list):
+        raise InputError(f"loss_functions={shown(losses)}; expected a list of sections")
+    for loss in losses:
+        for target, settings in _section("loss_functions", loss).items():
+            _section(f"loss_functions.{target}", settings)
+    data = config.get("dataset")
+    splits = enumerate(data) if isinstance(data, list) else _section("dataset", data).items()
+    for split, settings in splits:
+        _check_split(f"dataset.{split}", _section(f"dataset.{split}", settings))
+
+
+def _check_split(name: str, settings: Mapping[str, Any]) -> None:
+    source, kind = settings.get("src") or "", settings.get("format", "lmdb")
+    if not all(isinstance(part, str) for part in (source if isinstance(source, list) else [source])):
+        raise InputError(f"{name}.src={shown(source)}; expected a path or a list of paths")
+    if not isinstance(kind, str):
+        raise InputError(f"{name}.format={shown(kind)}; expected a name, such as 'lmdb'")
+    transforms = _section(f"{name}.transforms", settings.get("transforms"))
+    for key, value in transforms.items():
+        if key in _STANDARDIZING:
+            for target, values in _section(f"{name}.transforms.{key}", value).items():
+                if target != "file":
+                    _section(f"{name}.transforms.{key}.{target}", values)
+        elif not callable(getattr(fairchem_transforms, str(key), None)):  # where fairchem looks for it
+            raise InputError(f"{name}.transforms has {key!r}; expected {' or '.join(_STANDARDIZING)}")
+
+
+def _section(name: str, value: Any) -> Mapping[str, Any]:
+    """Return a section, empty where there is none."""
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"{name}={shown(value)}; expected a section of keys and values")
+    return value or {}

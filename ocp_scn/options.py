@@ -1,0 +1,46 @@
+"""Command lines whose mistakes end in one line, and options whose numbers are checked."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that ends with status 2 and one line, as these commands do for all bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def integer(least: int | None = None) -> Callable[[str], int]:
+    """Return what reads an integer for ``add_argument(type=...)``: one of at least ``least``."""
+    expected = "an integer" if least is None else f"an integer of at least {least}"
+
+    def read(text: str) -> int:
+        found = int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text) else None
+        if found is None or (least is not None and found < least):
+            raise argparse.ArgumentTypeError(f"got {text!r}; expected {expected}")
+        return found
+
+    return read
+
+
+def number(*, above: float, up_to: float) -> Callable[[str], float]:
+    """Return what reads a finite number in the range (above, up_to], for ``add_argument(type=...)``."""
+    expected = f"a number above {above:g}, up to {up_to:g}"
+
+    def read(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        if not above < found <= up_to:
+            raise argparse.ArgumentTypeError(f"got {text!r}; expected {expected}")
+        return found
+
+    return read
