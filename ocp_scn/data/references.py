@@ -8,6 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from ocp_scn.errors import InputError
+from ocp_scn.npz import Npz, write_npz
 
 NUM_ELEMENTS = 119
 # Published reference files mark elements that never occurred with numbers of this size, eV.
@@ -24,11 +25,11 @@ class LinearReferences:
     def load(cls, path: Path) -> LinearReferences:
         """Read ``coeff`` from an npz file, as fairchem's ``lin_ref`` option does."""
         try:
-            with np.load(path) as file:
-                coeff = file["coeff"].astype(np.float64).ravel()
-                defined = file["defined"] if "defined" in file else np.abs(coeff) < _UNDEFINED
-                return cls(np.where(defined, coeff, np.nan))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            file = Npz(path)
+            coeff = file["coeff"].astype(np.float64).ravel()
+            defined = file["defined"] if "defined" in file else np.abs(coeff) < _UNDEFINED
+            return cls(np.where(defined, coeff, np.nan))
+        except (TypeError, ValueError) as error:
             raise InputError(
                 f"--references {str(path)!r} is not an npz file with an array 'coeff': {error}"
             ) from error
@@ -38,7 +39,7 @@ class LinearReferences:
 
         fairchem adds what it finds; as in its own fits, an element that never occurred has 0.
         """
-        np.savez(path, coeff=np.nan_to_num(self.coeff), defined=np.isfinite(self.coeff))
+        write_npz(path, [("coeff", np.nan_to_num(self.coeff)), ("defined", np.isfinite(self.coeff))])
 
     def by_symbol(self) -> dict[str, float]:
         """Return the references that are defined and not 0, eV, by chemical symbol."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ocp_scn.errors import InputError
-from ocp_scn.submission.archive import FORMATS, SPLITS, TRACKS, Archive
+from ocp_scn.npz import Npz
+from ocp_scn.submission.archive import FORMATS, SPLITS, TRACKS
 from ocp_scn.submission.arrays import Arrays, row_counts, row_name, shape_faults, some, value_faults
 from ocp_scn.submission.compare import complete, structure_faults
 from ocp_scn.submission.structures import Structures
@@ -52,7 +53,7 @@ def check_file(
     Raises:
         InputError: if the file cannot be read.
     """
-    archive = Archive(path)
+    archive = Npz(path)
     findings = Findings(_track(archive.keys))
     _check_keys(archive.keys, findings)
     ids: dict[str, np.ndarray] = {}
@@ -86,7 +87,7 @@ def _check_keys(keys: list[str], findings: Findings) -> None:
         findings.notes.append(f"the leaderboard does not read {', '.join(surplus)}")
 
 
-def _read_split(archive: Archive, split: str, findings: Findings) -> Arrays | None:
+def _read_split(archive: Npz, split: str, findings: Findings) -> Arrays | None:
     """Return the arrays of a split, or None where some are missing or cannot be read."""
     names = TRACKS[findings.track]
     if any(f"{split}_{name}" not in archive.keys for name in names):

@@ -9,7 +9,8 @@ import numpy as np
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import RELAXED_FILE
-from ocp_scn.submission.archive import TRACKS, Archive, block_rows
+from ocp_scn.npz import Npz
+from ocp_scn.submission.archive import TRACKS, block_rows
 from ocp_scn.submission.arrays import row_counts, shape_faults
 
 Results = dict[str, np.ndarray]  # as fairchem names and shapes them, in its order
@@ -53,7 +54,7 @@ def find_result(path: Path, track: str) -> Path:
 
 
 def _read(path: Path, track: str) -> Results:
-    archive = Archive(path)
+    archive = Npz(path)
     for key in TRACKS[track]:
         if key not in archive.keys:
             raise InputError(f"{path} has no {key!r}; it has {', '.join(archive.keys)}")

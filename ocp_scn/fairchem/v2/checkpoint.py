@@ -14,12 +14,13 @@ from fairchem.core.units import mlip_unit
 from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import of_other_line
 from ocp_scn.fairchem.v2.backbone import SCNBackbone
 from ocp_scn.fairchem.v2.references import task_config
 from ocp_scn.fairchem.v2.tasks import check_tasks
-from ocp_scn.trained import Trained, load_weights
+from ocp_scn.trained import ELEMENTS_KEY, Trained, check_size, load_weights
 
 _HERE = "ocp_scn.fairchem.v2"
 _NORMALIZATION = "fairchem.core.modules.normalization"
@@ -72,6 +73,8 @@ def read(checkpoint: MLIPInferenceCheckpoint) -> Trained:
     settings = dict(_plain(checkpoint.model_config)["backbone"])
     if settings.pop("model", None) != f"{_HERE}.{SCNBackbone.__name__}":
         raise InputError("it is of another model, whose backbone is not SCNBackbone")
+    ours = {key: value for key, value in settings.items() if key not in ("radius_pbc_version", ELEMENTS_KEY)}
+    check_size(SCNConfig.from_settings(ours), checkpoint.model_state_dict)
     backbone = SCNBackbone(**settings)
     weights = _weights(backbone, checkpoint.model_state_dict)
     average = checkpoint.ema_state_dict
@@ -84,7 +87,7 @@ def read(checkpoint: MLIPInferenceCheckpoint) -> Trained:
         name: (float(task.normalizer.mean), float(task.normalizer.rmsd)) for name, task in by_property.items()
     }
     settings.pop("radius_pbc_version", None)
-    elements = settings.pop("trained_elements", None)
+    elements = settings.pop(ELEMENTS_KEY, None)
     references = by_property["energy"].element_references
     if references is not None:
         references = references.element_references.double().tolist()
