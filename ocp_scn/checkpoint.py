@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, memory_fault
+from ocp_scn.fairchem.files import refused_writes, written_whole
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
 
 EPILOG = """examples:
@@ -37,7 +38,8 @@ def convert(
         overwrite: replace an existing file.
 
     Raises:
-        InputError: for a file that is no checkpoint of this model, or a target that exists.
+        InputError: for a file that is no checkpoint of this model, or a target that exists or cannot be
+            written.
     """
     if target.exists() and not overwrite:
         raise InputError(f"{str(target)!r} exists; name another file or pass --overwrite")
@@ -48,13 +50,10 @@ def convert(
         line, trained, result = _translate(loaded, task_name)
     except InputError as error:
         raise InputError(f"{str(source)!r}: {error}") from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.part")
-    try:
-        torch.save(result, work)
-        work.replace(target)
-    finally:
-        work.unlink(missing_ok=True)
+    with refused_writes(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as part:
+        torch.save(result, part)
     return line, trained
 
 
@@ -107,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         line, trained = convert(args.source, args.target, task_name=args.task_name, overwrite=args.overwrite)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: {memory_fault(error)}", file=sys.stderr)
         return 2
     size = sum(value.numel() for value in trained.weights.values()) / 1e6
     print(f"wrote {args.target} for fairchem-core {line}: {size:.2f} M weights")

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import lzma
-import shutil
 import sqlite3
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote
 
-import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.formats import open_with_compression
 
 from ocp_scn.data import pickles
 from ocp_scn.data.constraints import fix_held_atoms
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.data.labels import LabelKeys, read_labels
+from ocp_scn.data.texts import open_text
 from ocp_scn.errors import InputError, UnreadableError, cause, refuse
+from ocp_scn.fairchem import sqlite
 
 _XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _TRAJECTORY = (".traj",)
-_DATABASE = (".db",)
+_DATABASE = (sqlite.SUFFIX,)
 _PICKLED = (pickles.SUFFIX,)
 _ASE_LMDB = (".aselmdb",)
 READABLE = _XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
@@ -38,6 +35,8 @@ _STRUCTURE = {"numbers", "positions", "tags", "fixed", "sid", "fid"}
 # What damaged and foreign files end with.
 _ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError)
 _ERRORS += (AssertionError, RuntimeError, lzma.LZMAError, zlib.error, sqlite3.Error)
+# And of an array that is larger than its file.
+_ERRORS += (MemoryError,)
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,11 @@ def read_frames(
 
 
 def _check_size(path: Path) -> None:
-    if path.stat().st_size == 0:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UnreadableError(f"{str(path)!r} cannot be read: {cause(error)}") from error
+    if size == 0:
         raise UnreadableError(f"{str(path)!r} is empty: it has 0 bytes")
 
 
@@ -258,12 +261,11 @@ def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
     """Yield the structures of a file, each with the keys that may name its system and frame."""
     try:
         if path.name.endswith(_DATABASE):
-            _check_database(path)
-            with ase.db.connect(path) as database:
+            with sqlite.connect(path) as database:
                 for row in database.select():
                     yield row.toatoms(), {**row.data, **row.key_value_pairs}
         elif path.name.endswith(_XYZ):
-            with _seekable(path) as text:
+            with open_text(path) as text:
                 for atoms in ase.io.iread(text, index=":", format="extxyz"):
                     yield atoms, atoms.info
                 if any(line.strip() for line in text):  # ASE stops at a blank line
@@ -271,32 +273,10 @@ def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
         else:
             for atoms in ase.io.iread(path, index=":", format="traj"):
                 yield atoms, atoms.info
+    except InputError:
+        raise
     except _ERRORS as error:
         raise UnreadableError(f"{str(path)!r} cannot be read: {cause(error)}") from error
-
-
-def _check_database(path: Path) -> None:
-    """Check that a file is a database of ASE, which would make its tables in any other one."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone():
-            raise ValueError("it is no database of ASE")
-
-
-@contextmanager
-def _seekable(path: Path) -> Iterator[IO[str]]:
-    """Open a text file, unpacked to a temporary one if it is compressed.
-
-    ASE jumps about in the file, and every jump back in a compressed one unpacks it from the start.
-    """
-    if path.suffix not in (".xz", ".gz"):
-        with path.open() as text:
-            yield text
-        return
-    with tempfile.TemporaryFile("w+") as text:
-        with open_with_compression(path, "rt") as packed:
-            shutil.copyfileobj(packed, text)
-        text.seek(0)
-        yield text
 
 
 def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:

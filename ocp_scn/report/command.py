@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from ocp_scn.errors import InputError
-from ocp_scn.fairchem.files import RELAXED_FILE
+from ocp_scn.errors import InputError, memory_fault
+from ocp_scn.fairchem.files import RELAXED_FILE, refused_writes, written_whole
 from ocp_scn.fairchem.v1.lmdb import open_data_set
 from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.relaxations import (
@@ -24,6 +23,7 @@ from ocp_scn.fairchem.v1.relaxations import (
     relaxed_energy,
     system_name,
 )
+from ocp_scn.npz import Npz
 from ocp_scn.report.figures import plot_loss, plot_parity
 from ocp_scn.report.predictions import (
     Targets,
@@ -102,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"error: {memory_fault(error)}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -114,7 +117,8 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
     """
     trainings, more = latest_trainings(run_dir), [str(path) for path in data]
     folder = run_dir / "report"
-    folder.mkdir(exist_ok=True)
+    with refused_writes(folder):
+        folder.mkdir(exist_ok=True)
     splits = {task: data_sets(found.config, more, found.references) for task, found in trainings.items()}
     tables = compare_predictions(run_dir, splits)
     mean = splits["is2re"]["train"].rest if "is2re" in splits else None
@@ -128,8 +132,9 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
     for task, found in trainings.items():
         plot_loss(folder / f"loss_{task}.png", run_dir / "logs" / "tensorboard" / found.name)
     text = "\n".join(f"{TITLES[task]}\n\n{format_table(task, rows)}" for task, rows in tables.items())
-    (folder / "metrics.json").write_text(json.dumps(tables, indent=1) + "\n")
-    (folder / "metrics.md").write_text(text)
+    for name, content in (("metrics.json", json.dumps(tables, indent=1) + "\n"), ("metrics.md", text)):
+        with written_whole(folder / name) as part:
+            part.write_text(content)
     print(text + f"wrote {folder}")
     return tables
 
@@ -153,7 +158,7 @@ def compare_predictions(run_dir: Path, splits: dict[str, dict[str, Targets]]) ->
     """Return the rows of every prediction file, the newest of each data set, and draw them."""
     tables: dict[str, Rows] = {task: {} for task in splits}
     for path in _by_age(run_dir, "*predictions.npz"):
-        predictions = np.load(path)
+        predictions = Npz(path)
         names = {task: matching(sets, predictions["ids"]) for task, sets in splits.items()}
         task, name = next(((task, name) for task, name in names.items() if name), (None, None))
         if task is None or name is None:

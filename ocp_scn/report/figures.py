@@ -10,6 +10,8 @@ import matplotlib
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ocp_scn.fairchem.files import written_whole
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -48,5 +50,6 @@ def plot_loss(path: Path, logs: Path) -> None:
 
 def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=120, format="png")
     plt.close(figure)

@@ -27,7 +27,8 @@ from fairchem.core.modules.evaluator import Evaluator
 from torch_geometric.data import Batch, Data
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.files import RELAXED_FILE
+from ocp_scn.fairchem.files import RELAXED_FILE, refused_writes, written_whole
+from ocp_scn.npz import Npz, write_npz
 from ocp_scn.predictions import file_name
 
 OPTIMIZER_KEYS = ("maxstep", "memory", "damping", "alpha", "traj_dir")  # of a configuration's relax_opt
@@ -148,30 +149,28 @@ def write_relaxed(path: Path, systems: Mapping[str, Relaxed]) -> None:
     they are split, are fairchem's; ``energy`` (S,) eV is that of the relaxed structures.
     """
     names = sorted(systems)
-    work = path.with_name(f".{path.name}.part")
-    with work.open("wb") as file:
-        np.savez_compressed(
-            file,
-            ids=np.array(names),
-            pos=np.concatenate([systems[name].positions for name in names]),
-            chunk_idx=np.cumsum([len(systems[name].positions) for name in names])[:-1],
-            energy=np.array([systems[name].energy for name in names]),
-        )
-    work.replace(path)
+    arrays = {
+        "ids": np.array(names),
+        "pos": np.concatenate([systems[name].positions for name in names]),
+        "chunk_idx": np.cumsum([len(systems[name].positions) for name in names])[:-1],
+        "energy": np.array([systems[name].energy for name in names]),
+    }
+    with written_whole(path) as part:
+        write_npz(part, arrays.items())
 
 
 def read_relaxed(path: Path) -> dict[str, Relaxed]:
     """Read what :func:`write_relaxed` wrote.
 
     Raises:
-        InputError: for a file without energies, such as fairchem's own.
+        InputError: for a file that cannot be read, or without energies, such as fairchem's own.
     """
-    with np.load(path) as file:
-        if "energy" not in file:
-            raise InputError(f"{path} has no 'energy'; it has {', '.join(file)}")
-        positions = np.split(file["pos"], file["chunk_idx"])
-        values = zip(file["ids"].tolist(), positions, file["energy"].tolist(), strict=True)
-        return {name: Relaxed(pos, energy) for name, pos, energy in values}
+    file = Npz(path)
+    if "energy" not in file:
+        raise InputError(f"{path} has no 'energy'; it has {', '.join(file.keys)}")
+    positions = np.split(file["pos"], file["chunk_idx"])
+    values = zip(file["ids"].tolist(), positions, file["energy"].tolist(), strict=True)
+    return {name: Relaxed(pos, energy) for name, pos, energy in values}
 
 
 @dataclass(frozen=True)
@@ -214,9 +213,8 @@ class Results:
                         "choose another --timestamp-id"
                     )
         elif write:
-            work = path.with_name(f".{path.name}.part")
-            work.write_text(json.dumps(record, indent=1) + "\n")
-            work.replace(path)
+            with written_whole(path) as part:
+                part.write_text(json.dumps(record, indent=1) + "\n")
 
     def read(self) -> dict[str, Relaxed]:
         """Return the systems that were relaxed before."""
@@ -228,7 +226,8 @@ class Results:
 
     def add(self, systems: Mapping[str, Relaxed]) -> None:
         """Keep the systems of a batch."""
-        self._parts.mkdir(exist_ok=True)
+        with refused_writes(self._parts):
+            self._parts.mkdir(exist_ok=True)
         write_relaxed(self._parts / f"{file_name(next(iter(systems)))}.npz", systems)
 
     def finish(self, systems: Mapping[str, Relaxed]) -> None:
