@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import wrap_positions
 from ase.optimize import LBFGS
 from ase.optimize.optimize import Optimizer
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -20,7 +21,7 @@ from torch import Tensor
 from ocp_scn.checkpoint import read_trained
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
-from ocp_scn.fairchem.systems import boundary_fault
+from ocp_scn.fairchem.structures import near_origin, place_fault
 from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.trained import Trained
 
@@ -107,7 +108,7 @@ class SCNCalculator(Calculator):
             InputError: for structures that the model cannot compute.
         """
         for k, atoms in enumerate(structures):
-            fault = boundary_fault(atoms)
+            fault = place_fault(atoms)
             if fault is not None:
                 raise InputError(f"{'' if len(structures) == 1 else f'structure {k}: '}{fault}")
         found = self.network.predict(
@@ -232,7 +233,7 @@ def _batch(structures: Sequence[Atoms], device: torch.device, dtype: torch.dtype
     """Return structures as the network reads them."""
     natoms = torch.tensor([len(atoms) for atoms in structures])
     arrays = {
-        "pos": np.concatenate([atoms.positions for atoms in structures]),
+        "pos": np.concatenate([_places(atoms) for atoms in structures]),
         "cell": np.stack([atoms.cell.complete().array for atoms in structures]),
     }
     batch = SimpleNamespace(
@@ -243,6 +244,12 @@ def _batch(structures: Sequence[Atoms], device: torch.device, dtype: torch.dtype
         batch=torch.arange(len(structures)).repeat_interleave(natoms),
     )
     return _Batch(**{name: value.to(device) for name, value in vars(batch).items()})
+
+
+def _places(atoms: Atoms) -> np.ndarray:
+    """Return positions (n, 3), Å, near the origin and inside the cell, where float32 has digits for them."""
+    near = near_origin(atoms)
+    return wrap_positions(near.positions, near.cell, near.pbc, eps=1e-6)
 
 
 class _Batch(SimpleNamespace):

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, memory_fault
+from ocp_scn.fairchem.files import refused_writes, written_whole
 from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
 from ocp_scn.options import Parser
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
@@ -39,7 +40,8 @@ def convert(
         overwrite: replace an existing file.
 
     Raises:
-        InputError: for a file that is no checkpoint of this model, or a target that exists.
+        InputError: for a file that is no checkpoint of this model, or a target that exists or cannot be
+            written.
     """
     if target.exists() and not overwrite:
         raise InputError(f"{str(target)!r} exists; name another file or pass --overwrite")
@@ -47,13 +49,10 @@ def convert(
         raise InputError("converting needs fairchem-core 2 (make env-fairchem2); fairchem 1 is not needed")
     line, trained = read_trained(source)
     result = _of_other_line(line, trained, task_name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.part")
-    try:
-        torch.save(result, work)
-        work.replace(target)
-    finally:
-        work.unlink(missing_ok=True)
+    with refused_writes(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as part:
+        torch.save(result, part)
     return 3 - line, trained
 
 
@@ -123,6 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         line, trained = convert(args.source, args.target, task_name=args.task_name, overwrite=args.overwrite)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: {memory_fault(error)}", file=sys.stderr)
         return 2
     size = sum(value.numel() for value in trained.weights.values()) / 1e6
     print(f"wrote {args.target} for fairchem-core {line}: {size:.2f} M weights")

@@ -11,6 +11,7 @@ from typing import Any
 from ocp_scn.errors import InputError
 
 MAX_LMAX = 10
+MAX_WEIGHTS = 2_000_000_000  # ten times those of the largest published models, and 8 GB
 CHOICES = {
     "distance_function": ("gaussian", "sigmoid", "linearsigmoid", "silu"),
     "sphere_quadrature": ("spiral", "gauss"),
@@ -37,14 +38,14 @@ class SCNConfig:
     direct_forces: bool = setting(True)  # forces from a readout of their own; else -dE/dpos
     lmax: int = setting(6, 1, MAX_LMAX)  # L: largest degree of the spherical channels
     mmax: int = setting(1, 0, MAX_LMAX)  # M: largest |order| that messages keep; at most lmax
-    num_interactions: int = setting(8, 1)  # K: layers
+    num_interactions: int = setting(8, 1, 1000)  # K: layers
     sphere_channels: int = setting(128, 1)  # C: spherical channels of an atom
     sphere_channels_reduce: int = setting(128, 1)  # C': channels inside a layer
     hidden_channels: int = setting(256, 1)  # H: width of the message network of near edges
-    num_taps: int = setting(-1, -1)  # T: rolls averaged in a message; -1 means 4 mmax (1 for mmax 0)
+    num_taps: int = setting(-1, -1, 1000)  # T: rolls averaged in a message; -1 means 4 mmax (1 for mmax 0)
     use_grid: bool = setting(True)  # aggregate on a sphere grid; else a plain sum
     num_bands: int = setting(1, 1)  # b: truncations that go to the grid; at most lmax + 1
-    num_sphere_samples: int = setting(128, 1)  # N: points of the readouts' integral
+    num_sphere_samples: int = setting(128, 1, 100_000)  # N: points of the readouts' integral
     max_num_elements: int = setting(90, 1)  # atomic numbers are below this
     num_resolutions: int = setting(2, 1, 2)  # 2: far edges get a lower degree and width
     cutoff: float = setting(8.0, 1e-3)  # radius of the graph, Å
@@ -60,7 +61,7 @@ class SCNConfig:
     # --- beyond fairchem's model
     training_roll: str = setting("random")  # roll of the edge frames in training: random or fixed
     evaluation_roll: str = setting("fixed")  # the same in evaluation; fixed gives the same bits
-    eval_num_taps: int = setting(0, -1)  # taps in evaluation; 0 means num_taps, -1 means 4 mmax
+    eval_num_taps: int = setting(0, -1, 1000)  # taps in evaluation; 0 means num_taps, -1 means 4 mmax
     smooth: bool = setting(False)  # messages fade out at the cutoff: a continuous energy surface
     regress_stress: bool = setting(False)  # predict stress too, by the energy's strain derivative
     sphere_quadrature: str = setting("spiral")  # points of the readouts: spiral or gauss
@@ -116,6 +117,10 @@ class SCNConfig:
                 f"2 n^2 (sphere_quadrature=gauss), such as {near}",
             )
         self._check_gradients()
+        if self.num_weights > MAX_WEIGHTS:
+            raise InputError(
+                f"the model settings give {self.num_weights:,} weights; expected at most {MAX_WEIGHTS:,}"
+            )
 
     def _check_gradients(self) -> None:
         """Refuse settings of forces, stress and smoothness that exclude each other."""
@@ -154,6 +159,25 @@ class SCNConfig:
     def num_radial(self) -> int:
         """The number of radial basis functions."""
         return int(self.cutoff / self.distance_resolution)
+
+    @property
+    def num_weights(self) -> int:
+        """The number of weights of the model, all layers' and heads'."""
+        channels, reduced = self.sphere_channels, self.sphere_channels_reduce
+        features = self.num_basis_functions
+        layer = (self.num_radial + 2 * self.max_num_elements + features + 2) * features
+        for degree, hidden in self.resolutions:
+            size = reduced * sum(2 * min(order, self.mmax) + 1 for order in range(degree + 1))
+            layer += (features + 2 * size + hidden + 3) * hidden + (hidden + 1) * size
+        if channels != reduced:
+            layer += 2 * channels * reduced
+        if self.use_grid:
+            wide = 2 * self.num_bands * reduced
+            layer += (wide + 1) * (wide + 2 * reduced) + (2 * reduced + 1) * reduced
+        head = (channels + 1) * (channels + reduced) + reduced + 1
+        heads = 2 if self.regress_forces and self.direct_forces else 1
+        basis = 3 * self.num_radial if self.distance_function == "silu" else 0
+        return self.max_num_elements * channels + basis + self.num_interactions * layer + heads * head
 
     @property
     def resolutions(self) -> list[tuple[int, int]]:

@@ -17,9 +17,14 @@ def refuse(error: UnreadableError) -> None:
     raise error
 
 
+def memory_fault(error: MemoryError) -> str:
+    """Return what a command says that has too little memory."""
+    return f"there is too little memory: {cause(error)}"
+
+
 def cause(error: Exception) -> str:
-    """Return what an error says in one line."""
-    return " ".join(str(error).split()).rstrip(".")
+    """Return what an error says in one line, or its name where it says nothing."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def shown(value: object) -> str:

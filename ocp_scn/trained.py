@@ -52,8 +52,10 @@ def from_fairchem1(checkpoint: Mapping[str, Any]) -> Trained:
         InputError: for another model, unknown settings, or weights that do not fit them.
     """
     settings = _settings_of_fairchem1(checkpoint["config"])
-    model = SCN(SCNConfig.from_settings(settings))
-    load_weights(model, _without_prefix(checkpoint["state_dict"]))
+    config, state = SCNConfig.from_settings(settings), _without_prefix(checkpoint["state_dict"])
+    check_size(config, state)
+    model = SCN(config)
+    load_weights(model, state)
     weights = {name: value.detach().clone() for name, value in model.named_parameters()}
     averaged = dict(weights)
     ema = checkpoint.get("ema")
@@ -101,6 +103,17 @@ def to_fairchem1(trained: Trained) -> dict[str, Any]:
         "val_metrics": None,
         "amp": None,
     }
+
+
+def check_size(config: SCNConfig, weights: Mapping[str, Tensor]) -> None:
+    """Check that there are as many weights as settings ask for, before a model takes memory for them.
+
+    Raises:
+        InputError: if there are fewer.
+    """
+    found = sum(weight.numel() for weight in weights.values())
+    if found < config.num_weights:
+        raise InputError(f"its weights do not fit its settings: {found:,} of {config.num_weights:,}")
 
 
 def load_weights(model: SCN, weights: Mapping[str, Tensor]) -> None:

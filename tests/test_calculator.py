@@ -151,6 +151,16 @@ def test_a_batch_has_the_results_of_its_structures(tmp_path: Path) -> None:
         assert ("stress" in found) == bool(atoms.pbc.all())
 
 
+@pytest.mark.parametrize("atoms", [slab(), bulk("Cu", cubic=True), molecule("CH3OH")], ids=str)
+def test_places_far_from_the_origin(tmp_path: Path, atoms: Atoms) -> None:
+    """A structure is moved near the origin before it is rounded to float32."""
+    calc, far = calculator(tmp_path), atoms.copy()
+    far.positions += [1e7, -3e6, 2e7]
+    far, atoms = with_calculator(far, calc), with_calculator(atoms, calc)
+    assert far.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-5)
+    np.testing.assert_allclose(far.get_forces(), atoms.get_forces(), atol=1e-5)
+
+
 def test_many_relaxations_are_those_of_each_structure(tmp_path: Path) -> None:
     """Batches change nothing but the time; constraints hold, and steps are counted for each."""
     calc = calculator(tmp_path, trained(**SMOOTH), dtype="float64")

@@ -6,6 +6,7 @@ import inspect
 import pytest
 
 from ocp_scn import InputError, SCNConfig
+from ocp_scn.model import SCN
 
 # setting, value that is not allowed, what the message says is expected
 REFUSED = [
@@ -18,16 +19,18 @@ REFUSED = [
     ("lmax", True, "an integer"),
     ("mmax", -1, "0..10"),
     ("mmax", 11, "0..10"),
-    ("num_interactions", 0, "at least 1"),
+    ("num_interactions", 0, "1..1000"),
+    ("num_interactions", 10**9, "1..1000"),
     ("sphere_channels", 0, "at least 1"),
     ("sphere_channels_reduce", 0, "at least 1"),
     ("hidden_channels", 0, "at least 1"),
     ("hidden_channels", "256", "an integer"),
-    ("num_taps", -2, "at least -1"),
+    ("num_taps", -2, "-1..1000"),
     ("num_taps", 0, "-1 (4 mmax taps) or at least 1"),
     ("use_grid", 1, "True or False"),
     ("num_bands", 0, "at least 1"),
-    ("num_sphere_samples", 0, "at least 1"),
+    ("num_sphere_samples", 0, "1..100000"),
+    ("num_sphere_samples", 10**9, "1..100000"),
     ("max_num_elements", 0, "at least 1"),
     ("num_resolutions", 0, "1..2"),
     ("num_resolutions", 3, "1..2"),
@@ -51,7 +54,7 @@ REFUSED = [
     ("show_timing_info", 1, "True or False"),
     ("training_roll", "uniform", "one of random, fixed"),
     ("evaluation_roll", 0, "a string"),
-    ("eval_num_taps", -2, "at least -1"),
+    ("eval_num_taps", -2, "-1..1000"),
     ("smooth", 1, "True or False"),
     ("regress_stress", None, "True or False"),
     ("sphere_quadrature", "lebedev", "one of spiral, gauss"),
@@ -113,6 +116,36 @@ def test_value_out_of_range(name, value, expected):
     with pytest.raises(InputError) as error:
         SCNConfig.from_settings({name: value})
     assert str(error.value) == f"model setting {name}={value!r}; expected {expected}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"lmax": 4, "mmax": 2, "num_bands": 2, "sphere_channels_reduce": 32, "num_interactions": 3},
+        {"num_resolutions": 1, "use_grid": False, "distance_function": "silu", "direct_forces": False},
+    ],
+)
+def test_the_number_of_weights_is_the_models(settings):
+    """It is known before the model takes memory for them."""
+    config = SCNConfig(**{"sphere_channels": 16, "hidden_channels": 32, "num_interactions": 1} | settings)
+    assert config.num_weights == sum(weight.numel() for weight in SCN(config).parameters())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sphere_channels",
+        "sphere_channels_reduce",
+        "hidden_channels",
+        "num_basis_functions",
+        "max_num_elements",
+    ],
+)
+def test_more_weights_than_memory(name):
+    """A width that nobody means is refused before memory is taken."""
+    with pytest.raises(InputError, match=r"weights; expected at most 2,000,000,000$"):
+        SCNConfig.from_settings({name: 10**9})
 
 
 @pytest.mark.parametrize("name", ["cutoff", "basis_width_scalar", "distance_resolution"])

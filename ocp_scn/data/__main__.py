@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ocp_scn.data import convert, sample
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, memory_fault
 from ocp_scn.options import Parser
 
 
@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: {memory_fault(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import ase.db
-import ase_db_backends  # noqa: F401  # ASE finds it by itself, but says less where it is missing
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ocp_scn.data.constraints import held_atoms
-from ocp_scn.fairchem.files import open_lmdb
-from ocp_scn.fairchem.training_data import write_elements
+from ocp_scn.fairchem.aselmdb import Growing, connect
+from ocp_scn.fairchem.training_data import METADATA_FILE, write_elements
+from ocp_scn.npz import write_npz
 
 CALCULATED = ("energy", "forces", "stress")
 # The database looks through a list of its rows for every new one.
 _ROWS_OF_A_FILE = 10_000
+_ROWS_AT_A_TIME = 100
 
 
 class AseLmdbWriter:
@@ -38,6 +39,7 @@ class AseLmdbWriter:
         self._elements: set[int] = set()
         self._digests: list[int] = []
         self._database: Any = None
+        self._pending: list[tuple[Atoms, dict[str, Any]]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, atoms: Atoms, **properties: Any) -> None:
@@ -50,8 +52,7 @@ class AseLmdbWriter:
         """
         if len(self.natoms) % _ROWS_OF_A_FILE == 0:
             self._close()
-            path = self.folder / f"data.{len(self.natoms) // _ROWS_OF_A_FILE:04}.aselmdb"
-            self._database = ase.db.connect(path).__enter__()
+            self._database = Growing(self.folder / f"data.{len(self.natoms) // _ROWS_OF_A_FILE:04}.aselmdb")
         results = {name: properties.pop(name) for name in CALCULATED if name in properties}
         if "stress" in results and np.size(results["stress"]) == 9:
             results["stress"] = full_3x3_to_voigt_6_stress(np.reshape(results["stress"], (3, 3)))
@@ -59,7 +60,9 @@ class AseLmdbWriter:
             properties["sid"] = str(properties["sid"])
         copy = atoms.copy()
         copy.calc = SinglePointCalculator(copy, **results)
-        self._database.write(copy, data=properties)
+        self._pending.append((copy, properties))
+        if len(self._pending) == _ROWS_AT_A_TIME:
+            self._flush()
         self._digests.append(_digest(copy, properties))
         self.natoms.append(len(copy))
         self._elements.update(copy.numbers.tolist())
@@ -68,18 +71,25 @@ class AseLmdbWriter:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None:
+            self._pending = []
         self._close()
         if kind is None:
             self._verify()
-            np.savez(self.folder / "metadata.npz", natoms=np.array(self.natoms, dtype=np.int64))
+            natoms = np.array(self.natoms, dtype=np.int64)
+            write_npz(self.folder / METADATA_FILE, [("natoms", natoms)])
             write_elements(self.folder, self._elements)
+
+    def _flush(self) -> None:
+        self._database.write_rows(self._pending)
+        self._pending = []
 
     def _close(self) -> None:
         if self._database is not None:
-            self._database.__exit__(None, None, None)
+            with closing(self._database):
+                self._flush()
+                self._database.env.sync(True)
             self._database = None
-        for path in self.folder.glob("*.aselmdb-lock"):
-            path.unlink()
 
     def _verify(self) -> None:
         """Compare what was written with what can be read."""
@@ -92,16 +102,12 @@ def read_rows(files: Iterable[Path]) -> Iterator[tuple[Atoms, dict[str, Any]]]:
     """Yield each row's structure, with its calculator, and its data.
 
     Raises:
-        UnreadableError: for a file that is no database of LMDB.
+        UnreadableError: for a file that is damaged or foreign.
     """
     for path in files:
-        open_lmdb(path).close()  # ASE's own failure is noisy
-        database = ase.db.connect(path, readonly=True, use_lock_file=False)
-        try:
+        with closing(connect(path)) as database:
             for row in database.select():
                 yield row.toatoms(), dict(row.data)
-        finally:
-            database.close()
 
 
 def _digest(atoms: Atoms, data: dict[str, Any]) -> int:

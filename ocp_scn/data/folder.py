@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.files import refused_writes
 
 
 @contextmanager
@@ -15,19 +16,21 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a working folder that becomes ``target`` when the block ends, or vanishes when it fails.
 
     Raises:
-        InputError: if ``target`` exists and ``overwrite`` is not set.
+        InputError: if ``target`` exists and ``overwrite`` is not set, or where it cannot be written.
     """
-    if target.exists() and not overwrite:
+    if target.exists() and not (overwrite and target.is_dir()):
         raise InputError(f"{str(target)!r} exists; name another folder or pass --overwrite")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    work, old = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.old")
     try:
-        yield work
-        if target.exists():
-            shutil.rmtree(target)
-        work.rename(target)
-    except BaseException:
+        with refused_writes(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+            work.mkdir()
+            yield work
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                target.rename(old)
+            work.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        raise

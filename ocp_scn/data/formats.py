@@ -15,6 +15,9 @@ from ase import Atoms
 from ocp_scn.errors import InputError, UnreadableError, cause
 
 # Modules are loaded when they are needed: each wants packages that only its line of fairchem brings.
+# What damaged and foreign rows end with.
+_ERRORS: tuple[type[Exception], ...] = (lmdb.Error, zlib.error, ValueError, LookupError, TypeError)
+_ERRORS += (AttributeError, RecursionError)
 _BACKENDS = "ase-db-backends, which comes with fairchem-core 2"
 _WRITERS = {
     "lmdb": ("ocp_scn.fairchem.v1.lmdb", "LmdbWriter", "fairchem-core 1.10"),
@@ -68,7 +71,7 @@ def read_ase_lmdb(files: Iterable[Path]) -> Iterator[tuple[Atoms, dict[str, Any]
             raise InputError(f"reading {str(path)!r} needs {_BACKENDS}: {error}") from error
         except UnreadableError:
             raise
-        except (lmdb.Error, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
+        except _ERRORS as error:
             raise UnreadableError(f"{str(path)!r} cannot be read: {cause(error)}") from error
 
 

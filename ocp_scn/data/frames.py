@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import ase.db
 import ase.io
 import numpy as np
 from ase import Atoms
@@ -26,17 +25,19 @@ from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.data.labels import LabelKeys, read_labels
 from ocp_scn.data.xyz import XYZ, read_xyz
 from ocp_scn.errors import InputError, UnreadableError, cause, refuse, shown
+from ocp_scn.fairchem import sqlite
 
 _TRAJECTORY = (".traj",)
-_DATABASE = (".db",)
+_DATABASE = (sqlite.SUFFIX,)
 _PICKLED = (pickles.SUFFIX,)
 _ASE_LMDB = (".aselmdb",)
 READABLE = XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
 _STRUCTURE = {"numbers", "positions", "tags", "fixed", "sid", "fid"}
 # What damaged and foreign files end with.
 _ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError)
-_ERRORS += (AssertionError, RuntimeError, ArithmeticError, MemoryError)
-_ERRORS += (lzma.LZMAError, zlib.error, sqlite3.Error)
+_ERRORS += (AssertionError, RuntimeError, ArithmeticError, lzma.LZMAError, zlib.error, sqlite3.Error)
+# And of an array that is larger than its file.
+_ERRORS += (MemoryError,)
 _TRAJECTORY_START = b"- of Ulm"
 
 
@@ -155,7 +156,11 @@ def read_frames(
 
 
 def _check_size(path: Path) -> None:
-    if path.stat().st_size == 0:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UnreadableError(f"{str(path)!r} cannot be read: {cause(error)}") from error
+    if size == 0:
         raise UnreadableError(f"{str(path)!r} is empty: it has 0 bytes")
 
 
@@ -287,6 +292,8 @@ def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
         for found in _structures(path):
             yield found
             count += 1
+    except InputError:
+        raise
     except _ERRORS as error:
         where = f" from frame {count} on" if count else ""
         raise UnreadableError(f"{str(path)!r} cannot be read{where}: {cause(error)}") from error
@@ -297,21 +304,13 @@ def _structures(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
         for atoms in read_xyz(path):
             yield atoms, atoms.info
     elif path.name.endswith(_DATABASE):
-        _check_database(path)
-        with ase.db.connect(path) as database:
+        with sqlite.connect(path) as database:
             for row in database.select():
                 yield row.toatoms(), {**row.data, **row.key_value_pairs}
     else:
         _check_trajectory(path)
         for atoms in ase.io.iread(path, index=":", format="traj"):
             yield atoms, atoms.info
-
-
-def _check_database(path: Path) -> None:
-    """Check that a file is a database of ASE, which would make its tables in any other one."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone():
-            raise ValueError("it is no database of ASE")
 
 
 def _check_trajectory(path: Path) -> None:

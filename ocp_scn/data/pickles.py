@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 import torch
 from ase import Atoms
@@ -20,7 +21,7 @@ from ase.constraints import FixAtoms
 
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.errors import UnreadableError, cause, refuse
-from ocp_scn.fairchem.files import open_lmdb
+from ocp_scn.fairchem.files import open_lmdb, sample_count
 
 SUFFIX = ".lmdb"
 # Names of targets before 2023, and what is rebuilt from the structure or not needed.
@@ -28,9 +29,11 @@ _RENAMED = {"y": "energy", "force": "forces"}
 _STRUCTURE = {"pos", "cell", "atomic_numbers", "natoms", "tags", "fixed", "pbc"}
 _GRAPH = {"edge_index", "edge_attr", "edge_weight", "edge_distance_vec", "cell_offsets", "distances"}
 _GRAPH |= {"cell_offset_distances", "neighbors", "nedges", "ptr", "batch", "num_nodes"}
+# Strides of 0 repeat numbers, and every copy of such a tensor takes memory.
+_MOST_REPEATED = 10_000_000
 # What damaged or foreign pickles end with.
 _ERRORS: tuple[type[Exception], ...] = (pickle.UnpicklingError, LookupError, AttributeError, TypeError)
-_ERRORS += (ValueError, EOFError, RuntimeError, OverflowError)
+_ERRORS += (ValueError, EOFError, RuntimeError, OverflowError, MemoryError, lmdb.Error)
 
 _MULTIARRAY = import_module("numpy.core.multiarray" if np.__version__ < "2" else "numpy._core.multiarray")
 
@@ -49,7 +52,10 @@ class _Tensor:
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         storage = torch.load(io.BytesIO(self.storage), weights_only=True)
-        return torch._utils._rebuild_tensor_v2(storage, *self.layout).numpy()
+        found = torch._utils._rebuild_tensor_v2(storage, *self.layout)
+        if found.numel() > max(len(storage), _MOST_REPEATED):
+            raise ValueError(f"a tensor has {found.numel()} numbers, and is stored as {len(storage)}")
+        return found.numpy()
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -118,9 +124,9 @@ def _read_attributes(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     environment = open_lmdb(path)
     with environment, environment.begin() as transaction:
-        for index in range(_length(transaction, path)):
-            data = transaction.get(str(index).encode("ascii"))
+        for index in range(sample_count(path, environment)):
             try:
+                data = transaction.get(str(index).encode("ascii"))
                 sample = _attributes(_Unpickler(io.BytesIO(data)).load())
                 wanted = (set(sample) if names is None else set(names)) - _GRAPH
                 found = {name: _plain(value) for name, value in sample.items() if name in wanted}
@@ -132,14 +138,6 @@ def _read_attributes(
 
 def _no_sample(path: Path, index: int, error: Exception) -> UnreadableError:
     return UnreadableError(f"{path}#{index} is no sample of fairchem 1: {cause(error)}")
-
-
-def _length(transaction: Any, path: Path) -> int:
-    data = transaction.get(b"length")
-    try:
-        return transaction.stat()["entries"] if data is None else int(_Unpickler(io.BytesIO(data)).load())
-    except _ERRORS as error:
-        raise UnreadableError(f"{str(path)!r} cannot be read: its length is no number: {error}") from error
 
 
 def _attributes(graph: Any) -> dict[str, Any]:

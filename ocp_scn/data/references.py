@@ -8,7 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from ocp_scn.errors import InputError
-from ocp_scn.npz import Npz
+from ocp_scn.npz import Npz, write_npz
 
 NUM_ELEMENTS = 119
 # Published reference files mark elements that never occurred with numbers of this size, eV.
@@ -43,7 +43,7 @@ class LinearReferences:
 
         fairchem adds what it finds; as in its own fits, an element that never occurred has 0.
         """
-        np.savez(path, coeff=np.nan_to_num(self.coeff), defined=np.isfinite(self.coeff))
+        write_npz(path, [("coeff", np.nan_to_num(self.coeff)), ("defined", np.isfinite(self.coeff))])
 
     def by_symbol(self) -> dict[str, float]:
         """Return the references that are defined and not 0, eV, by chemical symbol."""

@@ -6,22 +6,18 @@ frame's ``Properties`` name. Here nothing that a file has is left out in silence
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
 import ase.io
 from ase import Atoms
 from ase.calculators.calculator import all_properties
+
+from ocp_scn.data.texts import open_text
 
 XYZ = (".extxyz", ".extxyz.xz", ".extxyz.gz", ".xyz", ".xyz.xz", ".xyz.gz")
 _PROPERTIES = re.compile(r"""(?<!\S)Properties\s*=\s*["'{\[]?([^\s"'\]}]+)""")
@@ -29,17 +25,16 @@ _QUOTED = re.compile(r"""\"(\\.|[^"\\])*\"|'(\\.|[^'\\])*'|\[[^]]*\]|\{[^}]*\}""
 _KEY = re.compile(r"(?<!\S)([^\s=]+)\s*=")
 _PLAIN_COLUMNS = 4  # of a frame without Properties: the element and its position
 _LOGICAL = {"T", "F", "True", "False"}
-_CHUNK = 1 << 14  # bytes of a compressed file, which may become some thousand times as many
 
 
 def read_xyz(path: Path) -> Iterator[Atoms]:
     """Yield the frames of a file, which may be compressed, in order.
 
     Raises:
-        ValueError, OSError, EOFError, lzma.LZMAError, zlib.error: for a file that is damaged, cut short or of
-            another kind, or what ASE raises for the content of a frame.
+        InputError, ValueError, OSError, EOFError, lzma.LZMAError, zlib.error: for a file that is damaged, cut
+            short or of another kind, or what ASE raises for the content of a frame.
     """
-    with _unpacked(path) as text:
+    with open_text(path) as text:
         for frame in _frames(text):
             yield ase.io.read(io.StringIO("".join(frame)), format="extxyz", index=0)
 
@@ -95,35 +90,3 @@ def _check_columns(comment: str, atoms: Sequence[str]) -> None:
         strange = {value for part in logical for value in values[part]} - _LOGICAL
         if strange:
             raise ValueError(f"atom {index} has {min(strange)!r} in a logical column; expected T or F")
-
-
-@contextmanager
-def _unpacked(path: Path) -> Iterator[IO[str]]:
-    """Open a text file; a compressed one is unpacked first, since its checksum comes at the end."""
-    if path.suffix not in (".xz", ".gz"):
-        with path.open(encoding="utf-8") as text:
-            yield text
-        return
-    with tempfile.TemporaryFile() as file:
-        if path.suffix == ".xz":
-            for data in _unpack_xz(path):
-                file.write(data)
-        else:
-            with gzip.open(path) as packed:
-                shutil.copyfileobj(packed, file)
-        file.seek(0)
-        yield io.TextIOWrapper(file, encoding="utf-8")
-
-
-def _unpack_xz(path: Path) -> Iterator[bytes]:
-    """Yield the content of all streams; Python's own reader takes a damaged one for the end of the file."""
-    decoder = lzma.LZMADecompressor()
-    with path.open("rb") as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            data = chunk
-            while data := data.lstrip(b"\0") if decoder.eof else data:  # streams may be padded
-                decoder = lzma.LZMADecompressor() if decoder.eof else decoder
-                yield decoder.decompress(data)
-                data = decoder.unused_data
-    if not decoder.eof:
-        raise EOFError("it is cut short: the compressed data have no end")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
-from ocp_scn.errors import InputError, UnreadableError
+from ocp_scn.errors import InputError, UnreadableError, cause
 
+# Where a map begins, bytes.
+FIRST_MAP_SIZE = 1 << 24
 RELAXED_FILE = "relaxed_positions.npz"  # in a run's results, of all that was relaxed
 
 
@@ -32,19 +37,34 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the new name with no content
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        # torch's writer raises RuntimeError, and does not tell what the system said.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-            raise
-        free = shutil.disk_usage(path.parent).free / 2**20
-        cause = getattr(error, "strerror", None) or "a write failed"
-        raise InputError(f"{path} cannot be written: {cause}, with {free:.1f} MiB free") from error
+        with refused_writes(path):
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())  # or a power cut may leave the new name with no content
+            part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is none or forbidden, there is no part either
+            part.unlink()
+
+
+@contextmanager
+def refused_writes(path: Path) -> Iterator[None]:
+    """Turn what the system says of writing a file or folder into an error with the path and the room left.
+
+    Raises:
+        InputError: instead of the errors of the system, of LMDB and of torch's writer.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, lmdb.Error) as error:
+        # torch's writer raises RuntimeError, and does not tell what the system said.
+        torchs = isinstance(error, RuntimeError)
+        if torchs and "inline_container" not in str(error):
+            raise
+        said = "a write failed" if torchs else getattr(error, "strerror", None) or cause(error)
+        folder = next(place for place in path.absolute().parents if place.is_dir())
+        free = shutil.disk_usage(folder).free / 2**20
+        raise InputError(f"{path} cannot be written: {said}, with {free:.1f} MiB free") from error
 
 
 def open_lmdb(path: Path) -> lmdb.Environment:
@@ -63,3 +83,70 @@ def open_lmdb(path: Path) -> lmdb.Environment:
         environment.close()
         raise UnreadableError(f"{str(path)!r} cannot be read: it is cut short, {size} bytes of {whole}")
     return environment
+
+
+def sample_count(path: Path, environment: lmdb.Environment) -> int:
+    """Return how many samples an open LMDB file of fairchem 1 says that it has; its entries if it does not.
+
+    Raises:
+        UnreadableError: for what is no number, or is more than its entries: fairchem makes a list of them.
+    """
+    entries = environment.stat()["entries"]
+    with environment.begin() as transaction:
+        data = transaction.get(b"length")
+    if data is None:
+        return entries
+    try:
+        count = int(_NumberUnpickler(io.BytesIO(data)).load())
+    except (pickle.UnpicklingError, LookupError, AttributeError, TypeError, ValueError, EOFError) as error:
+        raise UnreadableError(f"{str(path)!r} cannot be read: its length is no number: {error}") from error
+    if not 0 <= count <= entries:
+        text = f"{str(path)!r} cannot be read: its length is {count}, and it has {entries} entries"
+        raise UnreadableError(text)
+    return count
+
+
+class _NumberUnpickler(pickle.Unpickler):
+    """Reads numbers, those of numpy included, and runs nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {"numpy": "dtype", "numpy.core.multiarray": "scalar", "numpy._core.multiarray": "scalar"}
+        if allowed.get(module) != name:
+            raise pickle.UnpicklingError(f"it is of {module}.{name}")
+        return super().find_class(module, name)
+
+
+class SizeGuard:
+    """The size that a file has while it is read.
+
+    What is cut off an LMDB file ends the process that reads it without a word.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size = path.stat().st_size
+
+    def check(self) -> None:
+        """Raise :class:`InputError` if the file has another size than at first, or is gone."""
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size != self._size:
+            text = f"{str(self._path)!r} was changed while it was read"
+            raise InputError(f"{text}: it had {self._size} bytes, and has {size}")
+
+
+def write_transaction(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:
+    """Write to an LMDB file in one transaction, and again with a larger map as often as the map is full.
+
+    The map takes as much address space as it may grow to, which limits of a process's memory count.
+    """
+    full = True
+    while full:
+        try:
+            with environment.begin(write=True) as transaction:
+                write(transaction)
+            full = False
+        except lmdb.MapFullError:
+            environment.set_mapsize(2 * environment.info()["map_size"])

@@ -12,7 +12,7 @@ from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.model import SCN
 from ocp_scn.state_dict import keep_own_names
-from ocp_scn.trained import Trained, load_weights
+from ocp_scn.trained import ELEMENTS_KEY, Trained, check_size, load_weights
 
 BACKBONE = "ocp_scn.fairchem.v2.SCNBackbone"
 # Classes of normalizers and of references whose arguments are their numbers.
@@ -23,8 +23,8 @@ _NORMALIZERS = [
 _REFERENCES = "fairchem.core.modules.normalization.element_references.ElementReferences"
 _TENSORS = ("torch.DoubleTensor", "torch.FloatTensor")
 _PREFIX = "backbone."  # of the network's weights
-# What the backbone has beside the network's settings.
-_SEARCH, _ELEMENTS = "radius_pbc_version", "trained_elements"
+# A setting of the backbone beside the network's.
+_SEARCH = "radius_pbc_version"
 
 
 def from_fairchem2(checkpoint: Any) -> Trained:
@@ -37,9 +37,11 @@ def from_fairchem2(checkpoint: Any) -> Trained:
     if settings.pop("model", None) != BACKBONE:
         raise InputError("it is of another model, whose backbone is not SCNBackbone")
     settings.pop(_SEARCH, None)
-    elements = settings.pop(_ELEMENTS, None)
+    elements = settings.pop(ELEMENTS_KEY, None)
     settings["otf_graph"] = True
-    model = SCN(SCNConfig.from_settings(settings))
+    config = SCNConfig.from_settings(settings)
+    check_size(config, checkpoint.model_state_dict)
+    model = SCN(config)
     keep_own_names(model)
     weights = _weights(model, checkpoint.model_state_dict)
     average = checkpoint.ema_state_dict

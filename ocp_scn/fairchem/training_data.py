@@ -12,10 +12,11 @@ from ase.data import chemical_symbols
 from torch.utils.data import Subset
 
 from ocp_scn.errors import InputError, shown
-from ocp_scn.npz import Npz
+from ocp_scn.npz import Npz, check_npz, write_npz
 
 # Beside a data set's files; fairchem 2 takes most others in that folder for databases.
 ELEMENTS_FILE = "elements.npz"
+METADATA_FILE = "metadata.npz"  # fairchem's, with natoms of each sample
 # A data set without that file is read through once, where that takes no more than a minute or two.
 _READ_THROUGH = 500_000
 # Samples that say whether sizes vary, where no metadata do.
@@ -24,7 +25,8 @@ _FIRST = 100
 
 def write_elements(folder: Path, elements: Iterable[int]) -> None:
     """Write the atomic numbers that occur in a data set beside its files."""
-    np.savez(folder / ELEMENTS_FILE, atomic_numbers=np.array(sorted(elements), dtype=np.int64))
+    numbers = np.array(sorted(elements), dtype=np.int64)
+    write_npz(folder / ELEMENTS_FILE, [("atomic_numbers", numbers)])
 
 
 def elements_of(data_set: Any) -> set[int] | None:
@@ -45,6 +47,15 @@ def elements_of(data_set: Any) -> set[int] | None:
     for index in range(len(data_set)):
         found.update(data_set[index].atomic_numbers.long().tolist())
     return found
+
+
+def check_metadata(source: Path) -> None:
+    """Check the file ``metadata.npz`` of a data set, a file or a folder, before fairchem reads it.
+
+    Raises:
+        InputError: for a file that cannot be read, or with arrays larger than it.
+    """
+    check_npz(_folder(source) / METADATA_FILE)
 
 
 def sizes_of(data_set: Any) -> tuple[int, int]:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from ocp_scn.arrays import some
-from ocp_scn.errors import InputError, cause
-from ocp_scn.fairchem.files import RELAXED_FILE, written_whole
+from ocp_scn.errors import InputError, cause, memory_fault
+from ocp_scn.fairchem.files import RELAXED_FILE, refused_writes, written_whole
 from ocp_scn.fairchem.v1.data_checks import UNREADABLE
 from ocp_scn.fairchem.v1.lmdb import read_data_set
 from ocp_scn.fairchem.v1.loading import read_checkpoint
@@ -109,6 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"error: {memory_fault(error)}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -121,10 +124,8 @@ def write_report(run_dir: Path, data: Sequence[Path] = ()) -> dict[str, Rows]:
     """
     trainings, more = latest_trainings(run_dir), [str(path) for path in data]
     folder = run_dir / "report"
-    try:
+    with refused_writes(folder):
         folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
     splits = {task: data_sets(found.config, more, found.references) for task, found in trainings.items()}
     for path in more:
         named = [sets[data_set_name(path)] for sets in splits.values() if data_set_name(path) in sets]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, memory_fault
 from ocp_scn.options import Parser
 from ocp_scn.submission.archive import FORMATS, SPLITS, TRACKS
 from ocp_scn.submission.check import check_file
@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: {memory_fault(error)}", file=sys.stderr)
         return 2
 
 

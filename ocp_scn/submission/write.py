@@ -10,7 +10,8 @@ import numpy as np
 from ocp_scn.arrays import row_counts, some
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
-from ocp_scn.submission.archive import SPLITS, write_archive
+from ocp_scn.npz import write_npz
+from ocp_scn.submission.archive import SPLITS
 from ocp_scn.submission.check import Findings, check_file
 from ocp_scn.submission.results import Results, read_results
 from ocp_scn.submission.structures import Structures, describe_missing
@@ -41,7 +42,7 @@ def write_file(
     if file_format == "current" and track == "s2ef" and data_sets is None:
         raise InputError("the current format of S2EF has forces of fixed atoms; pass --against DATASET")
     with written_whole(path) as part:
-        write_archive(part, _arrays(track, file_format, results, data_sets))
+        write_npz(part, _arrays(track, file_format, results, data_sets))
         findings = check_file(part, data_sets, file_format)
         if findings.faults:
             raise InputError(f"{path} is not written; {'; '.join(findings.faults)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,17 @@ import pytest
 import torch
 from fairchem.core.common.registry import registry
 from fairchem.core.datasets import create_dataset
+from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
 import ocp_scn  # noqa: F401  # registers the data set
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.v1.data_checks import check_data_set
 from ocp_scn.fairchem.v1.lmdb import LmdbWriter
+from ocp_scn.fairchem.v1.loading import reopen_databases
 from ocp_scn.predictions import shard_bounds
 from tests.samples import write_lmdb
+from tests.test_npz import with_header
 
 SIZES = (4, 0, 7, 1)  # samples of each file
 
@@ -82,3 +87,35 @@ def test_bounds_are_those_of_numpy():
     for size, total in ((12, 5), (3, 3), (1000, 7)):
         sizes = [len(part) for part in np.array_split(np.arange(size), total)]
         assert np.diff(shard_bounds(size, total)).tolist() == sizes
+
+
+def test_a_file_that_is_cut_short(source):
+    """Reading what is not there would end the process without a word."""
+    path = Path(source["src"])
+    path = path if path.is_file() else path / "data.2.lmdb"
+    path.write_bytes(path.read_bytes()[:-4096])
+    with pytest.raises(InputError, match=r"data.*\.lmdb' cannot be read: it is cut short"):
+        registry.get_dataset_class("lmdb")(source)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_cut_short_while_it_is_read(source, workers):
+    """The line names the file and its sizes, also from a process that loads data."""
+    data = registry.get_dataset_class("lmdb")(source)
+    loader = DataLoader(data, num_workers=workers, collate_fn=list, worker_init_fn=reopen_databases)
+    path = Path(source["src"])
+    path = path if path.is_file() else path / "data.2.lmdb"
+    whole = path.stat().st_size
+    os.truncate(path, whole - 4096)
+    expected = rf"{path.name}' was changed while it was read: it had {whole} bytes, and has {whole - 4096}"
+    with pytest.raises(InputError, match=expected):
+        list(loader)
+
+
+def test_metadata_larger_than_their_file(source):
+    """fairchem reads them without a look at their size."""
+    path = Path(source["src"])
+    folder = path if path.is_dir() else path.parent
+    with_header(folder / "metadata.npz", (10**12,), "<i8")
+    with pytest.raises(InputError, match=r"metadata\.npz: 'a' cannot be read: it says int64 of shape"):
+        check_data_set("dataset.train", source, [])

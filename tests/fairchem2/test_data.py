@@ -158,6 +158,7 @@ def test_what_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cannot be read back"), AseLmdbWriter(tmp_path / "out") as writer:
         writer.write(slab(), energy=1.0, sid="a")
         writer.write(slab(1), energy=2.0, sid="b")
+        writer._flush()
         writer._database.delete([2])
 
 

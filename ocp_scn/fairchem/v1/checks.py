@@ -31,6 +31,7 @@ from ocp_scn.fairchem.v1.normalization import check_derivatives, configured_scal
 from ocp_scn.fairchem.v1.registration import NAMES
 from ocp_scn.fairchem.v1.relaxations import OPTIMIZER_KEYS, relaxation_settings
 from ocp_scn.fairchem.v1.sections import check_sections
+from ocp_scn.npz import check_npz
 
 # The data set that each mode cannot do without.
 _NEEDED_SPLIT = {"train": "train", "validate": "val", "predict": "test", "run-relaxations": "relax"}
@@ -121,6 +122,7 @@ def check_references(references: Mapping[str, Any], outputs: list[str]) -> None:
             raise InputError(f"{name} has {target!r}; expected {', '.join(outputs)}, fit or file")
         if target in outputs:
             try:
+                check_npz(dict(settings).get("file"))
                 create_element_references(**settings)
             except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{name}.{target}={settings!r} cannot be read: {error}") from error

@@ -12,7 +12,8 @@ import torch
 from fairchem.core.common.registry import registry
 
 from ocp_scn.errors import InputError, UnreadableError, cause
-from ocp_scn.fairchem.files import open_lmdb
+from ocp_scn.fairchem.files import open_lmdb, sample_count
+from ocp_scn.fairchem.training_data import check_metadata
 from ocp_scn.fairchem.v1.relaxations import system_name
 from ocp_scn.predictions import file_name, structure_name
 
@@ -114,7 +115,9 @@ def check_data_set(
     try:
         for source in map(Path, sources):
             for path in source.glob("*.lmdb") if source.is_dir() else [source]:
-                open_lmdb(path).close()
+                with open_lmdb(path) as environment:
+                    sample_count(path, environment)
+            check_metadata(source)
         data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
         size = len(data_set)
         sample = data_set[0] if size else {}

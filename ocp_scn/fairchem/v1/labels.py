@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from fairchem.core.datasets import data_list_collater
 from fairchem.core.modules.evaluator import Evaluator
-from fairchem.core.trainers import OCPTrainer
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.v1.results import WholeResultsTrainer
 
 LABELS = ("energy", "forces", "stress")
 
@@ -126,7 +126,7 @@ def _rows(values: Mapping[str, Tensor], target: Mapping[str, Tensor], known: Ten
     return {name: value[masks[name]] if name in masks else value for name, value in values.items()}
 
 
-class LabelledTrainer(OCPTrainer):
+class LabelledTrainer(WholeResultsTrainer):
     """fairchem's trainer for data sets in which only some structures have energies, forces or stresses."""
 
     loss_functions: list[Any]

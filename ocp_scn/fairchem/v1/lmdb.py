@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,19 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
-from fairchem.core.datasets import LmdbDataset
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError, cause
-from ocp_scn.fairchem.files import open_lmdb
+from ocp_scn.fairchem.files import FIRST_MAP_SIZE, write_transaction
 from ocp_scn.fairchem.structures import near_origin
-from ocp_scn.fairchem.training_data import write_elements
+from ocp_scn.fairchem.training_data import METADATA_FILE, write_elements
 from ocp_scn.fairchem.v1.data_checks import UNREADABLE
+from ocp_scn.fairchem.v1.shards import ShardedLmdbDataset
+from ocp_scn.npz import write_npz
 
-# Address space reserved for a file that grows as it is written, bytes.
-_MAP_SIZE = 1 << 40
+# Pickles of so many bytes are written at a time, which bounds the memory of uncommitted pages.
+_CHUNK = 1 << 24
 
 
 def to_graph(atoms: Atoms, **properties: Any) -> Data:
@@ -64,13 +66,10 @@ def read_data_set(source: str) -> Iterator[Data]:
     Raises:
         InputError: for a data set that does not exist or cannot be read, or a sample that is none.
     """
-    path = Path(source)
-    if not path.exists():
+    if not Path(source).exists():
         raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
-    for file in path.glob("*.lmdb") if path.is_dir() else [path]:
-        open_lmdb(file).close()
     try:
-        data_set = LmdbDataset({"src": source})
+        data_set = ShardedLmdbDataset({"src": source})
     except UNREADABLE as error:
         raise InputError(f"data set {source!r} cannot be read: {cause(error)}") from error
     for index in range(len(data_set)):
@@ -89,15 +88,16 @@ class LmdbWriter:
         self.natoms: list[int] = []
         self._elements: set[int] = set()
         folder.mkdir(parents=True, exist_ok=True)
+        self._pending: list[tuple[bytes, bytes]] = []
+        self._pending_bytes = 0
         self._env = lmdb.open(
             str(folder / "data.lmdb"),
-            map_size=_MAP_SIZE,
+            map_size=FIRST_MAP_SIZE,
             subdir=False,
             meminit=False,
-            map_async=True,
+            sync=False,  # until the end
             lock=False,
         )
-        self._transaction = self._env.begin(write=True)
 
     def write(self, atoms: Atoms, **properties: Any) -> None:
         """Append a structure with properties, see :func:`to_graph`."""
@@ -105,20 +105,34 @@ class LmdbWriter:
 
     def add(self, data: Data) -> None:
         """Append a sample."""
-        self._transaction.put(str(len(self.natoms)).encode("ascii"), pickle.dumps(data, protocol=4))
+        self._put(str(len(self.natoms)), data)
         self.natoms.append(int(data.natoms))
         self._elements.update(data.atomic_numbers.long().tolist())
-        if len(self.natoms) % 1000 == 0:  # bounds the memory of uncommitted pages
-            self._transaction.commit()
-            self._transaction = self._env.begin(write=True)
+        if self._pending_bytes > _CHUNK:
+            self._flush()
+
+    def _put(self, key: str, value: Any) -> None:
+        self._pending.append((key.encode("ascii"), pickle.dumps(value, protocol=4)))
+        self._pending_bytes += len(self._pending[-1][1])
+
+    def _flush(self) -> None:
+        def write(transaction: lmdb.Transaction) -> None:
+            for key, value in self._pending:
+                transaction.put(key, value)
+
+        write_transaction(self._env, write)
+        self._pending, self._pending_bytes = [], 0
 
     def __enter__(self) -> LmdbWriter:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._transaction.put(b"length", pickle.dumps(len(self.natoms), protocol=4))
-        self._transaction.commit()
-        self._env.sync()
-        self._env.close()
-        np.savez(self.folder / "metadata.npz", natoms=np.array(self.natoms, dtype=np.int64))
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        with closing(self._env):
+            if kind is not None:
+                return
+            self._put("length", len(self.natoms))
+            self._flush()
+            self._env.sync(True)
+        natoms = np.array(self.natoms, dtype=np.int64)
+        write_npz(self.folder / METADATA_FILE, [("natoms", natoms)])
         write_elements(self.folder, self._elements)

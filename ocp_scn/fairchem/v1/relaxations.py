@@ -28,8 +28,8 @@ from torch_geometric.data import Batch, Data
 
 from ocp_scn.arrays import doubled_ids, shape_faults
 from ocp_scn.errors import InputError, cause
-from ocp_scn.fairchem.files import RELAXED_FILE
-from ocp_scn.npz import Npz
+from ocp_scn.fairchem.files import RELAXED_FILE, refused_writes, written_whole
+from ocp_scn.npz import Npz, write_npz
 from ocp_scn.predictions import file_name
 
 OPTIMIZER_KEYS = ("maxstep", "memory", "damping", "alpha", "traj_dir")  # of a configuration's relax_opt
@@ -150,16 +150,14 @@ def write_relaxed(path: Path, systems: Mapping[str, Relaxed]) -> None:
     they are split, are fairchem's; ``energy`` (S,) eV is that of the relaxed structures.
     """
     names = sorted(systems)
-    work = path.with_name(f".{path.name}.part")
-    with work.open("wb") as file:
-        np.savez_compressed(
-            file,
-            ids=np.array(names),
-            pos=np.concatenate([systems[name].positions for name in names]),
-            chunk_idx=np.cumsum([len(systems[name].positions) for name in names])[:-1],
-            energy=np.array([systems[name].energy for name in names]),
-        )
-    work.replace(path)
+    arrays = {
+        "ids": np.array(names),
+        "pos": np.concatenate([systems[name].positions for name in names]),
+        "chunk_idx": np.cumsum([len(systems[name].positions) for name in names])[:-1],
+        "energy": np.array([systems[name].energy for name in names]),
+    }
+    with written_whole(path) as part:
+        write_npz(part, arrays.items())
 
 
 def read_relaxed(path: Path) -> dict[str, Relaxed]:
@@ -234,9 +232,8 @@ class Results:
                         "choose another --timestamp-id"
                     )
         elif write:
-            work = path.with_name(f".{path.name}.part")
-            work.write_text(json.dumps(record, indent=1) + "\n")
-            work.replace(path)
+            with written_whole(path) as part:
+                part.write_text(json.dumps(record, indent=1) + "\n")
 
     def read(self) -> dict[str, Relaxed]:
         """Return the systems that were relaxed before."""
@@ -248,7 +245,8 @@ class Results:
 
     def add(self, systems: Mapping[str, Relaxed]) -> None:
         """Keep the systems of a batch."""
-        self._parts.mkdir(exist_ok=True)
+        with refused_writes(self._parts):
+            self._parts.mkdir(exist_ok=True)
         write_relaxed(self._parts / f"{file_name(next(iter(systems)))}.npz", systems)
 
     def finish(self, systems: Mapping[str, Relaxed]) -> None:

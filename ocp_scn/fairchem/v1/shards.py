@@ -1,26 +1,32 @@
-"""Parts of a data set, for predictions and relaxations in several jobs."""
+"""fairchem's LMDB data set, read with care, and parts of it for several jobs."""
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import lmdb
 import numpy as np
 from fairchem.core.datasets import LmdbDataset
 
+from ocp_scn.errors import InputError, UnreadableError
+from ocp_scn.fairchem.files import SizeGuard, open_lmdb, sample_count
 from ocp_scn.predictions import shard_range
 
 NAMES = ("lmdb", "single_point_lmdb", "trajectory_lmdb")  # fairchem's for the one data set
 
 
 class ShardedLmdbDataset(LmdbDataset):
-    """fairchem's LMDB data set, whose keys ``shard`` and ``total_shards`` work.
+    """fairchem's LMDB data set, whose keys ``shard`` and ``total_shards`` work, and whose files are whole.
 
     fairchem's own fails with them: it compares ``metadata.npz`` with the size of the shard, and counts a
     sample of a shard once from the data set's start and once from the shard's.
 
     Raises:
-        InputError: for a shard that the data set does not have.
+        InputError: for a shard that the data set does not have, files that are cut short or say more than
+            they have, and, later, files of another size than at first.
     """
 
     _metadata: Any
@@ -28,12 +34,32 @@ class ShardedLmdbDataset(LmdbDataset):
     _keylen_cumulative: Any
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        self._guards: dict[Path, SizeGuard] = {}
         super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
         shard, total = config.get("shard"), config.get("total_shards")
         if shard is None and total is None:
             return
         kept = shard_range(self.num_samples, shard, total)
         self._keep(kept.start, kept.stop)
+
+    def connect_db(self, lmdb_path: Path | None = None) -> lmdb.Environment:
+        """Open a file, again in each process that loads data."""
+        path = self.path if lmdb_path is None else lmdb_path
+        self._guards.setdefault(path, SizeGuard(path)).check()
+        try:
+            environment = open_lmdb(path)
+            sample_count(path, environment)
+        except UnreadableError as error:
+            raise InputError(str(error)) from error
+        return environment
+
+    def __getitem__(self, idx: int) -> Any:
+        sizes = getattr(self, "_keylen_cumulative", None)  # of a folder's files
+        list(self._guards.values())[0 if sizes is None else bisect(sizes, idx)].check()
+        return super().__getitem__(idx)
+
+    def __del__(self) -> None:
+        """Leave closing to LMDB; fairchem's own fails where a file could not be opened."""
 
     def _keep(self, start: int, stop: int) -> None:
         """Leave out all samples but those from ``start`` to ``stop``."""

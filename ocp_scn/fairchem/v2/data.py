@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from fairchem.core.units.mlip_unit import mlip_unit
 from fairchem.core.units.mlip_unit._metrics import Metrics
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem import aselmdb, sqlite
 from ocp_scn.fairchem.structures import near_origin, place_fault
+from ocp_scn.fairchem.training_data import check_metadata
 
 _SHAPES: dict[str, Callable[[int], tuple[int, ...]]] = {
     "energy": lambda natoms: (),
@@ -28,6 +31,10 @@ class LabelledMetrics(Metrics):
         return super().__iadd__(other) if other.numel else self
 
 
+class _DamagedError(Exception):
+    """A database that cannot be read, on the way through fairchem."""
+
+
 class AseDatabase(AseDBDataset):
     """fairchem's data set of ASE databases (``format: ase_db``), which this is used in place of.
 
@@ -39,12 +46,16 @@ class AseDatabase(AseDBDataset):
     Labels that ``key_mapping`` names and a row lacks become infinite, which leaves them out of fairchem's
     losses and metrics.
 
+    Databases are opened to be read only, and no further than they go.
+
     Raises:
-        InputError: if no row has a label that ``key_mapping`` names.
+        InputError: if no row has a label that ``key_mapping`` names, or a database is damaged.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        for path in self.paths:
+            check_metadata(path)
         mlip_unit.Metrics = LabelledMetrics  # evaluations look it up by name
         rows = super().get_atoms
         for name in self._labels:
@@ -85,6 +96,25 @@ class AseDatabase(AseDBDataset):
     def _known(atoms: Atoms) -> dict[str, Any]:
         """Return the labels of a row where fairchem looks for them."""
         return {**({} if atoms.calc is None else atoms.calc.results), **atoms.info}
+
+    @staticmethod
+    def connect_db(address: str | Path, connect_args: dict[str, Any] | None = None) -> Any:
+        """Open a database to read it; fairchem's takes an error of a value for another kind of file."""
+        path = Path(address)
+        try:
+            if path.suffix == aselmdb.SUFFIX:
+                return aselmdb.connect(path, **(connect_args or {}))
+            if path.suffix == sqlite.SUFFIX and path.is_file():
+                return sqlite.connect(path)
+        except InputError as error:
+            raise _DamagedError(str(error)) from error
+        return AseDBDataset.connect_db(address, connect_args)
+
+    def _load_dataset_get_ids(self, config: dict[str, Any]) -> list[int]:
+        try:
+            return super()._load_dataset_get_ids(config)
+        except _DamagedError as error:
+            raise InputError(str(error)) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "dbs": []}

@@ -12,6 +12,7 @@ from fairchem.core.modules.normalization.element_references import (
 )
 
 from ocp_scn.errors import InputError
+from ocp_scn.npz import check_npz
 
 _TARGET = "ocp_scn.fairchem.v2.element_references"
 _VALUES = "fairchem.core.modules.normalization.element_references.ElementReferences"
@@ -26,6 +27,7 @@ def element_references(file: str | None) -> ElementReferences | None:
     if file is None:
         return None
     try:
+        check_npz(file)
         found = create_element_references(file=file).element_references
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"energy_references={file!r} cannot be read: {error}") from error
