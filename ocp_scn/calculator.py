@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -236,14 +235,14 @@ def _batch(structures: Sequence[Atoms], device: torch.device, dtype: torch.dtype
         "pos": np.concatenate([_places(atoms) for atoms in structures]),
         "cell": np.stack([atoms.cell.complete().array for atoms in structures]),
     }
-    batch = SimpleNamespace(
+    tensors = dict(
         **{name: torch.tensor(value, dtype=dtype) for name, value in arrays.items()},
         atomic_numbers=torch.tensor(np.concatenate([atoms.numbers for atoms in structures])),
         pbc=torch.tensor(np.stack([atoms.pbc for atoms in structures])),
         natoms=natoms,
         batch=torch.arange(len(structures)).repeat_interleave(natoms),
     )
-    return _Batch(**{name: value.to(device) for name, value in vars(batch).items()})
+    return _Batch({name: value.to(device) for name, value in tensors.items()})
 
 
 def _places(atoms: Atoms) -> np.ndarray:
@@ -252,11 +251,10 @@ def _places(atoms: Atoms) -> np.ndarray:
     return wrap_positions(near.positions, near.cell, near.pbc, eps=1e-6)
 
 
-class _Batch(SimpleNamespace):
-    """What the network reads of a batch, by attribute; ``in`` tells what there is."""
+class _Batch(dict[str, Tensor]):
+    """What the network reads of a batch, by attribute or by name."""
 
-    def __contains__(self, name: str) -> bool:
-        return hasattr(self, name)
+    __getattr__ = dict.__getitem__
 
 
 def _reference_energy(trained: Trained, numbers: np.ndarray) -> float:
