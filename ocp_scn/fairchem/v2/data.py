@@ -12,6 +12,7 @@ from fairchem.core.units.mlip_unit import mlip_unit
 from fairchem.core.units.mlip_unit._metrics import Metrics
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.finite import check_label
 
 _SHAPES: dict[str, Callable[[int], tuple[int, ...]]] = {
     "energy": lambda natoms: (),
@@ -55,7 +56,8 @@ class AseDatabase(AseDBDataset):
         """Return the structure of row ``idx``; its info has the row's data.
 
         Raises:
-            InputError: if the row has no number of the name ``energy_from``, or a label that is not finite.
+            InputError: if the row has no number of the name ``energy_from``, or a label that is not finite
+                or too large for any structure.
         """
         atoms = super().get_atoms(idx)
         name = self.config.get("energy_from")
@@ -67,9 +69,8 @@ class AseDatabase(AseDBDataset):
         for label in self._labels:
             if label not in known:
                 atoms.info[label] = np.full(_SHAPES[label](len(atoms)), np.inf)[()]
-            elif not np.isfinite(known[label]).all():
-                source = self.config["src"]
-                raise InputError(f"{source}: row {idx} has {label} with numbers that are not finite")
+            else:
+                check_label(f"{self.config['src']}: row {idx}", label, known[label])
         return atoms
 
     @property
