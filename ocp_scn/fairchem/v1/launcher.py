@@ -34,6 +34,9 @@ from ocp_scn.fairchem.v1.jobs import JobExecutor, rank_environment, sweep_config
 
 # What becomes of a run that a signal ends between two batches, by mode; trainings say it themselves.
 _UNFINISHED = {"run-relaxations": "the same command with this run's --timestamp-id goes on"}
+# What is read of a configuration, beside the options of the command line.
+_SECTIONS = ("dataset", "evaluation_metrics", "logger", "loss_functions", "model", "optim", "outputs",
+             "slurm", "task", "timeout", "trainer", "model_attributes", "hide_eval_progressbar")  # fmt: skip
 _STATUSES_OF_SIGNALS = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 # What gloo and NCCL say in ranks that go on where one has ended.
 _LOST_RANK = re.compile(
@@ -173,6 +176,10 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
     unknown = [word for word in overrides if not word.startswith("--") or "=" not in word]
     if unknown:
         raise InputError(f"argument {unknown[0]!r} not understood; overrides are written --key.subkey=value")
+    for word in overrides:
+        section = word[2:].split("=")[0].split(".")[0]
+        if section not in _SECTIONS:
+            raise InputError(f"override {word!r}: nothing reads {section!r}; expected {', '.join(_SECTIONS)}")
     logging.disable(logging.WARNING)  # fairchem builds the configuration again, and warns then
     try:
         return build_config(args, overrides)
