@@ -49,5 +49,6 @@ def stress_from_edges(gradient: Tensor, graph: Graph, system: Tensor, cell: Tens
     symmetric = ((per_edge + per_edge.mT) / 2).flatten(1)[:, None]  # (E, 1, 9)
     per_atom = sum_at_atoms(symmetric, graph.target[:, None], len(system))
     virial = segment_sum(per_atom, system, len(cell)).unflatten(1, (3, 3))
-    volume = torch.linalg.det(cell.to(virial)).abs()
-    return virial / volume.where(volume > 0, torch.nan)[:, None, None]
+    volume = torch.linalg.det(cell.to(virial)).abs()[:, None, None]
+    # Divided by 1 rather than by NaN, whose derivative would be NaN even where nothing depends on it.
+    return (virial / volume.where(volume > 0, 1)).where(volume > 0, torch.nan)

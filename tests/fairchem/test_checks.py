@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import pytest
 import torch
+from fairchem.core.common.flags import flags
 from torch_geometric.data import Data
 
 import ocp_scn  # noqa: F401  # registers the data set
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.v1.checks import _check_schedule
 from ocp_scn.fairchem.v1.data_checks import check_samples, predicted_name, relaxed_name
+from ocp_scn.fairchem.v1.launcher import load_config
+from ocp_scn.fairchem.v1.normalization import float_coefficients, float_normalizers
 from tests.samples import write_lmdb
 
 
@@ -102,3 +107,41 @@ def test_a_sample_without_atoms_is_named(tmp_path: Path) -> None:
     nothing = {"natoms": 0, "atomic_numbers": torch.zeros(0), "fixed": torch.zeros(0)}
     with pytest.raises(InputError, match=r"sample 1 \(id '8'\) has no atoms"):
         check(tmp_path, [sample(sid=7), sample(sid=8, **nothing)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_epochs": 0}, "optim.max_epochs=0; expected an integer of at least 1"),
+        ({"lr_initial": -1e-3}, "optim.lr_initial=-0.001; expected a number above 0"),
+        ({"lr_initial": float("nan")}, "optim.lr_initial=nan; expected a number"),
+        ({"lr_gamma": 0}, "optim.lr_gamma=0; expected a number above 0"),
+        ({"eval_every": 0}, "optim.eval_every=0; expected a number of steps, at least 1"),
+        ({"eval_every": 5}, "ends after 4 steps, before optim.eval_every=5: nothing would be saved"),
+        (
+            {"checkpoint_every": 5},
+            "ends after 4 steps, before optim.checkpoint_every=5: nothing",
+        ),
+        ({"checkpoint_every": -2}, "optim.checkpoint_every=-2; expected a number of steps"),
+    ],
+)
+def test_schedules_that_train_or_save_nothing(changes: dict[str, float], message: str) -> None:
+    optim = {"max_epochs": 2, "batch_size": 4, "lr_initial": 1e-3}  # four steps
+    _check_schedule({"optim": {**optim, "checkpoint_every": -1}}, 8)
+    _check_schedule({"optim": {**optim, "checkpoint_every": 4}}, 8)
+    with pytest.raises(InputError, match=re.escape(message)):
+        _check_schedule({"optim": optim | changes}, 8)
+
+
+def test_normalizers_and_coefficients_that_scale_nothing() -> None:
+    with pytest.raises(InputError, match=r"normalizer.energy.stdev=0; expected a number above 0"):
+        float_normalizers({"energy": {"mean": 0, "stdev": 0}})
+    with pytest.raises(InputError, match=r"energy.coefficient=-2; expected a number of at least 0"):
+        float_coefficients([{"energy": {"fn": "mae", "coefficient": -2}}])
+
+
+def test_an_override_of_a_section_that_nothing_reads() -> None:
+    words = ["--mode", "train", "--config-yml", "configs/s2ef/example/scn.yml", "--foo.bar=1"]
+    args, overrides = flags.get_parser().parse_known_args(words)
+    with pytest.raises(InputError, match=r"override '--foo.bar=1': nothing reads 'foo'; expected dataset"):
+        load_config(args, overrides)

@@ -213,6 +213,18 @@ def test_stress_of_a_spring():
     assert stress[1].isnan().all()  # no volume
 
 
+def test_an_undefined_stress_leaves_gradients_finite():
+    """A training on slabs and molecules: no label of a molecule's stress, and a gradient by all weights."""
+    model = model_with(regress_stress=True).train()
+    out = model(batch_of(bulk(4, 0), molecule(4, 1)))
+    assert out["stress"][1].isnan().all()
+    known = torch.tensor([True, False])
+    out["stress"][known].square().sum().backward()
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in found)
+    assert any(gradient.any() for gradient in found)
+
+
 # --- the smooth mode ------------------------------------------------------------------------------
 
 

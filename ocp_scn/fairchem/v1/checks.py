@@ -16,6 +16,7 @@ from fairchem.core.modules.normalization.element_references import create_elemen
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.scales import positive
 from ocp_scn.fairchem.v1.data_checks import (
     UNREADABLE,
     check_data_set,
@@ -168,18 +169,35 @@ def without_unneeded_data(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_schedule(config: Mapping[str, Any], size: int | None) -> None:
     """Check what fairchem refuses deep inside, and that the training lives to save something."""
     optim = config.get("optim") or {}
+    _check_optimizer(optim)
     early = [step for step in optim.get("lr_milestones", []) if step < 100]
     if early:
         raise InputError(f"optim.lr_milestones has {early[0]}; expected steps, at least 100 (not epochs)")
-    eval_every = optim.get("eval_every")
-    if size is None or eval_every is None or "checkpoint_every" in optim:
+    # fairchem saves where it evaluates, but every so many steps if that is set, or (-1) after each epoch.
+    key = "checkpoint_every" if "checkpoint_every" in optim else "eval_every"
+    every = optim.get(key)
+    if size is None or every is None:
         return
     steps = math.ceil(size / (optim.get("batch_size", 1) * config.get("world_size", 1))) * optim["max_epochs"]
-    if steps < eval_every:
+    if steps < every:
         raise InputError(
-            f"the training ends after {steps} steps, before optim.eval_every={eval_every}: "
-            "nothing would be saved"
+            f"the training ends after {steps} steps, before optim.{key}={every}: nothing would be saved"
         )
+
+
+def _check_optimizer(optim: Mapping[str, Any]) -> None:
+    """Check the numbers of the section ``optim`` that a training would take and learn nothing with."""
+    epochs = optim.get("max_epochs")
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise InputError(f"optim.max_epochs={epochs!r}; expected an integer of at least 1")
+    for key in ("lr_initial", "lr_gamma", "warmup_factor"):
+        if optim.get(key) is not None:
+            positive(f"optim.{key}", optim[key])
+    for key in ("eval_every", "checkpoint_every"):
+        every = optim.get(key, 1)
+        whole = isinstance(every, int) and not isinstance(every, bool)
+        if not whole or (every < 1 and (key, every) != ("checkpoint_every", -1)):
+            raise InputError(f"optim.{key}={every!r}; expected a number of steps, at least 1")
 
 
 def _splits(dataset: Any) -> dict[str, dict[str, Any]]:

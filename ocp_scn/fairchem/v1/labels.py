@@ -14,7 +14,7 @@ from fairchem.core.modules.evaluator import Evaluator
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from ocp_scn.errors import InputError
+from ocp_scn.fairchem.finite import LARGEST_LABEL, check_label, nan_unless_finite
 from ocp_scn.fairchem.v1.results import WholeResultsTrainer
 
 LABELS = ("energy", "forces", "stress")
@@ -24,13 +24,15 @@ def collate(samples: Sequence[Data], *, targets: Collection[str], otf_graph: boo
     """Return fairchem's batch of samples, with NaN for each of the ``targets`` that a sample lacks.
 
     Raises:
-        InputError: for a label that is not finite, which would count as none.
+        InputError: for a label that is not finite, which would count as none, or too large for any structure.
     """
     filled = list(samples)
     for name in [name for name in LABELS if name in targets]:
         known = [sample[name] for sample in samples if name in sample]
-        if not all(torch.as_tensor(value).isfinite().all() for value in known):
-            _refuse_label(samples, name)
+        # Neither is NaN at most the largest.
+        if not all((torch.as_tensor(value).abs() <= LARGEST_LABEL).all() for value in known):
+            for sample in samples:
+                check_label(f"system {sample.get('sid', '?')}", name, sample.get(name, 0))
         if len(known) == len(samples):
             continue
         for number, sample in enumerate(filled):
@@ -49,11 +51,6 @@ def _nothing(name: str, natoms: int, example: Any) -> Any:
     return math.nan if name == "energy" else torch.full((1, 3, 3), math.nan)
 
 
-def _refuse_label(samples: Sequence[Data], name: str) -> None:
-    wrong = next(s for s in samples if name in s and not torch.as_tensor(s[name]).isfinite().all())
-    raise InputError(f"system {wrong.get('sid', '?')} has {name} with numbers that are not finite")
-
-
 class LabelledLoss(nn.Module):
     """One of fairchem's losses, over the rows of predictions that have a target."""
 
@@ -64,6 +61,8 @@ class LabelledLoss(nn.Module):
     def forward(self, input: Tensor, target: Tensor, natoms: Tensor) -> Tensor:
         """Return the loss of rows whose target is not NaN; 0 where no rank has one.
 
+        NaN where a prediction that is compared is not finite.
+
         Args:
             input: (N, C) predictions of systems or atoms.
             target: (N, C).
@@ -71,11 +70,13 @@ class LabelledLoss(nn.Module):
         """
         known = ~target.isnan().any(dim=1)
         if known.all():
-            return self.loss(input, target, natoms=natoms)
+            return self.loss(input, target, natoms=natoms) * nan_unless_finite(input)
+        compared = input[known]
         loss = self.loss(
-            input[known], target[known], natoms=natoms[known] if len(natoms) == len(known) else natoms
+            compared, target[known], natoms=natoms[known] if len(natoms) == len(known) else natoms
         )
-        return loss if known.any() or loss.isfinite() else input.sum() * 0
+        loss = loss * nan_unless_finite(compared)
+        return loss if known.any() or loss.isfinite() else compared.sum()
 
 
 class LabelledEvaluator(Evaluator):

@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -19,10 +21,13 @@ from fairchem.core.common.flags import flags
 from fairchem.core.common.utils import build_config
 from submitit.core.utils import FailedJobError
 from submitit.helpers import DelayedSubmission
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError, cause
+from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
+from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
 from ocp_scn.fairchem.v1.folders import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
 from ocp_scn.fairchem.v1.interruption import interruption
@@ -30,6 +35,17 @@ from ocp_scn.fairchem.v1.jobs import JobExecutor, rank_environment, sweep_config
 
 # What fairchem's reader ends with: no text, no YAML, values where sections belong, too many levels.
 _NO_CONFIGURATION = (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError, RecursionError)
+# What becomes of a run that a signal ends between two batches, by mode; trainings say it themselves.
+_UNFINISHED = {"run-relaxations": "the same command with this run's --timestamp-id goes on"}
+# What is read of a configuration, beside the options of the command line.
+_SECTIONS = ("dataset", "evaluation_metrics", "logger", "loss_functions", "model", "optim", "outputs",
+             "slurm", "task", "timeout", "trainer", "model_attributes", "hide_eval_progressbar")  # fmt: skip
+_STATUSES_OF_SIGNALS = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+# What gloo and NCCL say in ranks that go on where one has ended.
+_LOST_RANK = re.compile(
+    "[Cc]onnection (closed|reset) by|Connection refused|remote process exited|Broken pipe"
+)
+_FIRST_WORD = 3.0  # seconds that such a rank leaves to the one that knows why
 
 
 class Runner(_cli.Runner):
@@ -46,15 +62,35 @@ class Runner(_cli.Runner):
         if config["submit"]:
             config = _as_task_of_job(config)
             check_device(config, int(os.environ["LOCAL_RANK"]))
+        else:
+            ending.watch(
+                _UNFINISHED.get(config["mode"], "nothing is written, and the same command begins anew")
+            )
         # So that fairchem leaves the GPUs alone, of which there may be none, or fewer than ranks.
         config["use_cuda_visibile_devices"] = config["cpu"]
         try:
             with refusals_as_input_errors(config["run_dir"]):
                 super().__call__(config)
-        except RuntimeError:
-            if not interruption.requested or distutils.is_master():
-                raise
-            sys.exit("this rank ends: the first one has saved the run and requeued the job")
+        except (MemoryError, RuntimeError) as error:
+            if interruption.requested and not distutils.is_master():
+                sys.exit("this rank ends: the first one has saved the run and requeued the job")
+            if ending.number is not None and not distutils.is_master():
+                ending.end(ending.number, silent=True)
+            if is_out_of_memory(error):
+                raise self._out_of_memory(error) from error
+            if _LOST_RANK.search(str(error)):
+                time.sleep(_FIRST_WORD)
+                rank, cause = distutils.get_rank(), str(error).splitlines()[0]
+                raise InputError(f"rank {rank} lost another rank, which has ended: {cause}") from error
+            raise
+
+    def _out_of_memory(self, error: BaseException) -> InputError:
+        trainer: Any = getattr(self, "trainer", None)
+        if trainer is None:
+            return out_of_memory(error, None, None, "")
+        optim = trainer.config["optim"]
+        key = "batch_size" if trainer.model.training or "eval_batch_size" not in optim else "eval_batch_size"
+        return out_of_memory(error, trainer.model, trainer.batch, f"optim.{key}={optim.get(key, 1)}")
 
     def checkpoint(self, config: dict[str, Any]) -> DelayedSubmission:
         """Save a training as its last whole step left it; return the job that goes on with it.
@@ -110,10 +146,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             claimed_folder(args).rmdir()
         return _refuse(f"SLURM did not take the job: {_cause_in_sbatch(error)}")
     except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        if failure.exitcode in _STATUSES_OF_SIGNALS:  # of a rank that has said so
+            return failure.exitcode
         cause = _cause_in_rank(error)
         if cause is None:
             raise
         return _refuse(cause)
+    except SignalException as error:
+        return 128 + error.sigval
     return 0
 
 
@@ -138,6 +179,10 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
     unknown = [word for word in overrides if not word.startswith("--") or "=" not in word]
     if unknown:
         raise InputError(f"argument {unknown[0]!r} not understood; overrides are written --key.subkey=value")
+    for word in overrides:
+        section = word[2:].split("=")[0].split(".")[0]
+        if section not in _SECTIONS:
+            raise InputError(f"override {word!r}: nothing reads {section!r}; expected {', '.join(_SECTIONS)}")
     logging.disable(logging.WARNING)  # fairchem builds the configuration again, and warns then
     try:
         return build_config(args, overrides)
@@ -148,8 +193,11 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
 
 
 def _cause_in_rank(error: ChildFailedError) -> str | None:
-    """Return the message of an InputError that ended a rank, if that is what happened."""
-    _, failure = error.get_first_failure()
+    """Return the message of an InputError or the signal that ended a rank, if that is what happened."""
+    rank, failure = error.get_first_failure()
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        return f"rank {rank} was killed by {name}" + (", as for want of memory" if name == "SIGKILL" else "")
     message: Any = failure.message
     text = message["message"] if isinstance(message, dict) else message
     # A line of its own: where a rank's traceback is quoted, it ends with the exception.

@@ -37,7 +37,7 @@ class NormalizedTrainer(LabelledTrainer):
         """Make what the configuration describes, all of it in floats.
 
         Raises:
-            InputError: for numbers that are none.
+            InputError: for numbers that are none, or an rmsd that is not above 0.
         """
         transforms = self.config["dataset"].get("transforms") or {}
         if transforms.get("normalizer"):
@@ -45,6 +45,8 @@ class NormalizedTrainer(LabelledTrainer):
         super().load_references_and_normalizers()
         for module in (*self.normalizers.values(), *self.elementrefs.values()):
             _make_floats(module)
+        for name, normalizer in self.normalizers.items():
+            positive(f"the rmsd of normalizer.{name}", float(normalizer.rmsd))  # of a fit or a file too
 
     def load_loss(self) -> None:
         """Make the loss functions, with coefficients that are floats.
@@ -143,11 +145,16 @@ def float_coefficients(losses: Iterable[Mapping[str, Any]]) -> list[dict[str, An
     """Return a configuration's ``loss_functions`` with floats for coefficients.
 
     Raises:
-        InputError: for a coefficient that is no number.
+        InputError: for a coefficient that is no number, or below 0.
     """
 
     def read(target: str, key: str, value: Any) -> Any:
-        return number(f"loss_functions.{target}.{key}", value) if key == "coefficient" else value
+        if key != "coefficient":
+            return value
+        found = number(f"loss_functions.{target}.{key}", value)
+        if found < 0:
+            raise InputError(f"loss_functions.{target}.{key}={value!r}; expected a number of at least 0")
+        return found
 
     return [
         {

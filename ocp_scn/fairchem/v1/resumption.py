@@ -12,11 +12,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
+from ocp_scn.fairchem.signals import ending
+from ocp_scn.fairchem.v1.guard import GuardedTrainer
 from ocp_scn.fairchem.v1.interruption import interruption
-from ocp_scn.fairchem.v1.normalization import NormalizedTrainer
 
 
-class ResumableTrainer(NormalizedTrainer):
+class ResumableTrainer(GuardedTrainer):
     """fairchem's trainer, whose interrupted trainings end with the numbers of uninterrupted ones.
 
     fairchem writes ``checkpoint.pt`` in place, between a step and what belongs to it: the schedule's
@@ -35,6 +36,7 @@ class ResumableTrainer(NormalizedTrainer):
         self._evaluation: tuple[int, Any] = (-1, None)  # the last one: step, metrics
         self._best_before: Any = None
         self._saved_step = -1
+        self._trains = False
         super().__init__(*args, **kwargs)
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
@@ -43,6 +45,7 @@ class ResumableTrainer(NormalizedTrainer):
         Raises:
             InputError: if nothing is left to train.
         """
+        self._trains = True
         every = self.config["optim"].get("eval_every", len(self.train_loader))
         evaluates = self.step > 0 and self.step % every == 0 and self.val_loader is not None
         if not evaluates or self._evaluation[0] == self.step:
@@ -83,6 +86,8 @@ class ResumableTrainer(NormalizedTrainer):
     def _forward(self, batch: Any) -> dict[str, torch.Tensor]:
         if distutils.is_master():
             interruption.answer()
+        if ending.number is not None:
+            self._end(ending.number)
         if self.model.training:
             torch.manual_seed(step_seed(self.config["cmd"]["seed"] or 0, self.step, distutils.get_rank()))
         return super()._forward(batch)
@@ -127,6 +132,15 @@ class ResumableTrainer(NormalizedTrainer):
         with written_whole(path) as part:
             super().save(metrics, part.name, training_state)
         return str(path)
+
+    def _end(self, number: int) -> None:
+        """End this rank by a signal; of a training the first one alone, which saves."""
+        if not self._trains:
+            ending.end(number, silent=not distutils.is_master())
+        if distutils.is_master():
+            self.save_between_steps()
+            file, name = Path(self.config["cmd"]["checkpoint_dir"]) / "checkpoint.pt", self.timestamp_id
+            ending.end(number, f"saved in {file}; the same command with --timestamp-id {name} goes on")
 
     def save_between_steps(self) -> None:
         """Save the training as its last whole step left it, from the beginning of a forward pass."""

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import of_other_line
+from ocp_scn.fairchem.finite import check_weights
 from ocp_scn.fairchem.v2.references import task_config
 from ocp_scn.fairchem.v2.tasks import check_tasks
 from ocp_scn.trained import Trained
@@ -40,6 +41,8 @@ def check_line(path: str | Path) -> MLIPInferenceCheckpoint:
         raise InputError(of_other_line(1, path))
     if not is_checkpoint(loaded):
         raise InputError(f"{path} is no inference checkpoint of fairchem-core 2, such as inference_ckpt.pt")
+    for state in (loaded.model_state_dict, loaded.ema_state_dict or {}):
+        check_weights(str(path), state)
     return loaded
 
 

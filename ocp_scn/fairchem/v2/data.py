@@ -14,6 +14,7 @@ from fairchem.core.units.mlip_unit._metrics import Metrics
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem import aselmdb, sqlite
+from ocp_scn.fairchem.finite import check_label
 from ocp_scn.fairchem.structures import near_origin, place_fault
 from ocp_scn.fairchem.training_data import check_metadata
 
@@ -68,7 +69,7 @@ class AseDatabase(AseDBDataset):
 
         Raises:
             InputError: if the row has no atoms, no number of the name ``energy_from``, a label that is not
-                finite, or positions or a cell that fairchem cannot wrap.
+                finite or too large for any structure, or positions or a cell that fairchem cannot wrap.
         """
         atoms = super().get_atoms(idx)
         fault = place_fault(atoms) if len(atoms) else "no atoms"
@@ -83,9 +84,8 @@ class AseDatabase(AseDBDataset):
         for label in self._labels:
             if label not in known:
                 atoms.info[label] = np.full(_SHAPES[label](len(atoms)), np.inf)[()]
-            elif not np.isfinite(known[label]).all():
-                source = self.config["src"]
-                raise InputError(f"{source}: row {idx} has {label} with numbers that are not finite")
+            else:
+                check_label(f"{self.config['src']}: row {idx}", label, known[label])
         return near_origin(atoms)
 
     @property

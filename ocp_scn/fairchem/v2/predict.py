@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import refused_writes, written_whole
+from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.v2.checkpoint import load_predict_unit
 from ocp_scn.fairchem.v2.data import AseDatabase
 from ocp_scn.npz import write_npz
@@ -77,8 +78,11 @@ class PredictRunner(Runner):
         unit = load_predict_unit(self.checkpoint, inference_settings="batch", device=device)
         task_name = _task_name(self.task_name, unit.dataset_to_tasks)
         found: list[Prediction] = []
+        ending.watch("nothing is written, and the same command begins anew")
         with tqdm(total=len(mine), position=rank, desc=f"rank {rank}", unit=" systems") as bar:
             for systems in self._batches(dataset, mine):
+                if ending.number is not None:
+                    ending.end(ending.number, silent=not distutils.is_master())
                 found += predict(unit, systems, task_name)
                 bar.update(len(systems))
         gathered = distutils.gather_objects(found)

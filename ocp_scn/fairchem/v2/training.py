@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairchem.core.common import distutils
+from fairchem.core.components.train.train_runner import get_most_recent_viable_checkpoint_path
+from fairchem.core.launchers.api import SchedulerType
 from fairchem.core.models.base import _get_dataset_to_tasks_map
 from omegaconf import OmegaConf
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,12 +20,20 @@ from torchtnt.framework.callback import Callback
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
+from ocp_scn.fairchem.finite import check_weights
+from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
+from ocp_scn.fairchem.signals import ending
+from ocp_scn.fairchem.stop import stop_training
 from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean
+from ocp_scn.fairchem.v2.losses import LabelledLoss
 from ocp_scn.fairchem.v2.references import with_values
 
 
 class TrainingGuard(Callback):
-    """Refuse trainings that fail late, seed every step, and complete what checkpoints say of the model.
+    """Refuse trainings that fail late, end those that fail, and complete what checkpoints say of the model.
+
+    A gradient that is not finite ends a training after its step, and such weights are not saved. SIGTERM and
+    SIGINT save a checkpoint between two steps. Refusals end the process with one line and status 2.
 
     Inference checkpoints get the values of element references, not the name of their file, and the
     elements of the training data.
@@ -36,6 +48,13 @@ class TrainingGuard(Callback):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self._batch: Any = None  # that is computed
+        self._folder = ""  # of checkpoints
+        self._group: Any = None  # in which ranks agree on the host that they end
+
+    def set_runner_callbacks(self, save: Callable[[str], Any], load: Any, folder: str) -> None:
+        """Take from the runner how it saves a checkpoint, and the folder of checkpoints."""
+        self._save, self._folder = save, folder
 
     def on_train_start(self, state: Any, unit: Any) -> None:
         """Check the training.
@@ -55,10 +74,70 @@ class TrainingGuard(Callback):
         for phase in (state.train_state, state.eval_state):
             if phase is not None:
                 _check_batches(phase.dataloader.batch_sampler)
+        self._watch(unit)
+
+    def _watch(self, unit: Any) -> None:
+        """Have the norm of each gradient, the batches, and the weights of each checkpoint looked at."""
+        for task in unit.tasks:
+            task.loss_fn = LabelledLoss(task.loss_fn)
+        if unit.clip_grad_norm is None:
+            unit.clip_grad_norm = math.inf  # fairchem then computes the norm, and clips nothing
+        for model in (unit.model, unit.ema_model):
+            # fairchem calls the wrapper's forward by itself, past hooks.
+            model.module.register_forward_pre_hook(self._note_batch)
+        save = unit.save_state
+
+        def save_finite(location: str) -> None:
+            for model in (unit.model, unit.ema_model):
+                check_weights(
+                    f"{location} is not saved, {self._last_checkpoint()}: the model", model.state_dict()
+                )
+            save(location)
+
+        unit.save_state = save_finite
+        if unit.job_config.scheduler.mode == SchedulerType.LOCAL:  # submitit has the signals of a job
+            ending.watch("nothing is saved")
+            if distutils.get_world_size() > 1:
+                self._group = torch.distributed.new_group(backend="gloo")
+
+    def _note_batch(self, model: Any, inputs: tuple[Any, ...]) -> None:
+        self._batch = inputs[0]
+
+    def _last_checkpoint(self) -> str:
+        path = get_most_recent_viable_checkpoint_path(self._folder) if Path(self._folder).is_dir() else None
+        return f"the last checkpoint is {path}" if path else "this run has no checkpoint yet"
+
+    def on_train_step_end(self, state: Any, unit: Any) -> None:
+        """End the training if the gradient of this step was not finite.
+
+        The device is idle: fairchem has just waited for the number of atoms.
+        """
+        if not math.isfinite(float(unit.last_grad_norm)):
+            step = unit.train_progress.num_steps_completed - 1  # as fairchem logs it
+            stop_training("loss or its gradient", step, self._batch, self._last_checkpoint())
+
+    def on_exception(self, state: Any, unit: Any, exc: BaseException) -> None:
+        """End the process with one line and status 2 where the user can mend what was wrong."""
+        if is_out_of_memory(exc):
+            exc = out_of_memory(exc, unit.model, self._batch, "max_atoms")
+        if isinstance(exc, InputError):
+            print(f"error: {exc}", file=sys.stderr)
+            sys.exit(2)
+
+    def _end_by_signal(self, step: int) -> None:
+        number = torch.tensor(ending.number or 0)
+        if self._group is not None:
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self._group)
+        if number:
+            location = Path(self._folder) / f"step_{step}"
+            self._save(str(location))
+            what = f"saved in {location}; fairchem -c {location / 'resume.yaml'} goes on"
+            ending.end(int(number), what, silent=not distutils.is_master())
 
     def on_train_step_start(self, state: Any, unit: Any) -> None:
-        """Seed torch for this step and rank."""
+        """End by a signal that has come; seed torch for this step and rank."""
         step = unit.train_progress.num_steps_completed
+        self._end_by_signal(step)
         torch.manual_seed(hash((self.seed, step, distutils.get_rank())) % 2**63)
 
 
