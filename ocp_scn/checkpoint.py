@@ -8,7 +8,6 @@ normalizers, element references and trained elements. The state of a training is
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -17,8 +16,11 @@ from typing import Any
 
 import torch
 
+from ocp_scn import torch_files
 from ocp_scn.errors import InputError
+from ocp_scn.sections import check_sections
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
+from ocp_scn.unpickling import TRUST_HELP, trust
 
 EPILOG = """examples:
   python -m ocp_scn.checkpoint convert scn_t1_b1_s2ef_2M.pt scn_t1_b1_s2ef_2M-fairchem2.pt
@@ -43,7 +45,9 @@ def convert(
         raise InputError(f"{str(target)!r} exists; name another file or pass --overwrite")
     if not version("fairchem-core").startswith("2."):
         raise InputError("converting needs fairchem-core 2 (make env-fairchem2); fairchem 1 is not needed")
-    loaded = _load(source)
+    from ocp_scn.fairchem.v2 import checkpoint as fairchem2  # noqa: PLC0415  # only where that is installed
+
+    loaded = torch_files.read(source, more=fairchem2.CLASSES)
     try:
         line, trained, result = _translate(loaded, task_name)
     except InputError as error:
@@ -63,21 +67,14 @@ def _translate(loaded: Any, task_name: str) -> tuple[str, Trained, Any]:
     from ocp_scn.fairchem.v2 import checkpoint as fairchem2  # noqa: PLC0415  # only where that is installed
 
     if fairchem2.is_checkpoint(loaded):
+        fairchem2.check_content(loaded)
         trained = fairchem2.read(loaded)
         return "1", trained, to_fairchem1(trained)
     if isinstance(loaded, Mapping) and {"state_dict", "config"} <= set(loaded):
+        check_sections(loaded)
         trained = from_fairchem1(loaded)
         return "2", trained, fairchem2.build(trained, task_name)
     raise InputError("it is neither a checkpoint of fairchem 1 nor an inference checkpoint of 2")
-
-
-def _load(source: Path) -> Any:
-    if not source.is_file():
-        raise InputError(f"{str(source)!r} is no file")
-    try:
-        return torch.load(source, map_location="cpu", weights_only=False)
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, ImportError, EOFError, ValueError) as error:
-        raise InputError(f"{str(source)!r} is no checkpoint: {error}") from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -97,12 +94,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--task-name", default="oc20", help="name of the data set in fairchem 2 (default: %(default)s)"
     )
     command.add_argument("--overwrite", action="store_true", help="replace the target")
+    command.add_argument("--trust", action="store_true", help=TRUST_HELP)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for bad input)."""
     args = build_parser().parse_args(argv)
+    if args.trust:
+        trust()
     try:
         line, trained = convert(args.source, args.target, task_name=args.task_name, overwrite=args.overwrite)
     except InputError as error:

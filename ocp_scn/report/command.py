@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from ocp_scn.report.predictions import (
     metrics,
     reorder,
 )
+from ocp_scn.unpickling import TRUST_HELP, trust
 
 EPILOG = """example:
   python -m ocp_scn.report runs/demo
@@ -91,12 +92,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="a data set that results may belong to, besides those of the configuration",
     )
+    parser.add_argument("--trust", action="store_true", help=TRUST_HELP)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for bad input)."""
     args = build_parser().parse_args(argv)
+    if args.trust:
+        trust()
     try:
         write_report(args.run_dir, args.data)
     except InputError as error:
@@ -138,8 +142,10 @@ def latest_trainings(run_dir: Path) -> dict[str, Training]:
     """Return the newest training in a run folder, for ``s2ef`` and ``is2re``."""
     found: dict[str, Training] = {}
     for path in sorted(run_dir.glob("checkpoints/*/*checkpoint.pt"), key=lambda p: p.stat().st_mtime):
-        checkpoint = read_checkpoint(str(path), mmap=True)
+        checkpoint = read_checkpoint(path, needed=("state_dict", "config"), mmap=True)
         config, references = checkpoint["config"], (checkpoint.get("elementrefs") or {}).get("energy", {})
+        if not isinstance(config.get("outputs"), Mapping):
+            raise InputError(f"{path}: its outputs are {config.get('outputs')!r}; expected a section")
         task = "s2ef" if "forces" in config["outputs"] else "is2re"
         found[task] = Training(path.parent.name, config, references.get("element_references"))
     if not found:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
-from fairchem.core.datasets import LmdbDataset
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.training_data import write_elements
+from ocp_scn.fairchem.v1.shards import ShardedLmdbDataset
 
 # Address space reserved for a file that grows as it is written, bytes.
 _MAP_SIZE = 1 << 40
@@ -53,11 +53,11 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
     return data
 
 
-def open_data_set(source: str) -> LmdbDataset:
+def open_data_set(source: str) -> ShardedLmdbDataset:
     """Open a data set; an :class:`InputError` if it does not exist."""
     if not Path(source).exists():
         raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
-    return LmdbDataset({"src": source})
+    return ShardedLmdbDataset({"src": source})
 
 
 class LmdbWriter:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from fairchem.core.datasets import LmdbDataset
 
+from ocp_scn.errors import UnreadableError
+from ocp_scn.fairchem.v1.guards import warn_of_trust
 from ocp_scn.predictions import shard_range
+from ocp_scn.unpickling import TRUST, RefusedError
 
 NAMES = ("lmdb", "single_point_lmdb", "trajectory_lmdb")  # fairchem's for the one data set
 
@@ -20,7 +23,8 @@ class ShardedLmdbDataset(LmdbDataset):
     sample of a shard once from the data set's start and once from the shard's.
 
     Raises:
-        InputError: for a shard that the data set does not have.
+        InputError: for a shard that the data set does not have, or a sample that names other classes than
+            those of arrays and plain values, unless the user trusts it.
     """
 
     _metadata: Any
@@ -28,12 +32,22 @@ class ShardedLmdbDataset(LmdbDataset):
     _keylen_cumulative: Any
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
+        warn_of_trust(config.get("src"))
+        try:
+            super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
+        except RefusedError as error:
+            raise _refused(config.get("src"), "its length", error) from error
         shard, total = config.get("shard"), config.get("total_shards")
         if shard is None and total is None:
             return
         kept = shard_range(self.num_samples, shard, total)
         self._keep(kept.start, kept.stop)
+
+    def __getitem__(self, idx: int) -> Any:
+        try:
+            return super().__getitem__(idx)
+        except RefusedError as error:
+            raise _refused(self.path, f"sample {idx}", error) from error
 
     def _keep(self, start: int, stop: int) -> None:
         """Leave out all samples but those from ``start`` to ``stop``."""
@@ -48,3 +62,7 @@ class ShardedLmdbDataset(LmdbDataset):
             for keys, first in zip(self._keys, firsts, strict=True)
         ]
         self._keylen_cumulative = np.cumsum([len(keys) for keys in self._keys]).tolist()
+
+
+def _refused(source: Any, part: str, error: RefusedError) -> UnreadableError:
+    return UnreadableError(f"{source}: {part}: {error}; {TRUST}=1 reads files of those whom you trust")

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from fairchem.core.datasets import base_dataset
 from fairchem.core.datasets.ase_datasets import AseDBDataset
 from fairchem.core.units.mlip_unit import mlip_unit
 from fairchem.core.units.mlip_unit._metrics import Metrics
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.guards import load_arrays, with_load
+
+base_dataset.np = with_load(np, load_arrays)  # for metadata.npz
 
 _SHAPES: dict[str, Callable[[int], tuple[int, ...]]] = {
     "energy": lambda natoms: (),
