@@ -18,10 +18,10 @@ from fairchem.core.modules.scaling import compat
 from torch_geometric.data import Data
 
 from ocp_scn import torch_files
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, UnreadableError, cause
 from ocp_scn.fairchem.guards import load_arrays, with_load
 from ocp_scn.fairchem.v1.loading import CLASSES, read_checkpoint
-from ocp_scn.unpickling import TRUST, Graph, loads, trusted
+from ocp_scn.unpickling import ERRORS, TRUST, Graph, RefusedError, loads, trusted
 
 # Where a dotted name of a class in a configuration is imported from.
 _OURS = ("fairchem.core.models.", "ocp_scn.")
@@ -43,10 +43,16 @@ def load_sample(data: bytes) -> Any:
 
     Raises:
         RefusedError: for one that has something else than arrays and plain values, unless the user trusts it.
+        UnreadableError: for what is no sample.
     """
     if trusted():
         return pickle.loads(data)
-    found = loads(data)
+    try:
+        found = loads(data)
+    except RefusedError:
+        raise
+    except ERRORS as error:
+        raise UnreadableError(f"it is no sample of fairchem 1: {cause(error)}") from error
     return Data.from_dict(found.attributes) if isinstance(found, Graph) else found
 
 

@@ -35,7 +35,7 @@ class ShardedLmdbDataset(LmdbDataset):
         warn_of_trust(config.get("src"))
         try:
             super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
-        except RefusedError as error:
+        except UnreadableError as error:
             raise _refused(config.get("src"), "its length", error) from error
         shard, total = config.get("shard"), config.get("total_shards")
         if shard is None and total is None:
@@ -46,7 +46,7 @@ class ShardedLmdbDataset(LmdbDataset):
     def __getitem__(self, idx: int) -> Any:
         try:
             return super().__getitem__(idx)
-        except RefusedError as error:
+        except UnreadableError as error:
             raise _refused(self.path, f"sample {idx}", error) from error
 
     def _keep(self, start: int, stop: int) -> None:
@@ -64,5 +64,6 @@ class ShardedLmdbDataset(LmdbDataset):
         self._keylen_cumulative = np.cumsum([len(keys) for keys in self._keys]).tolist()
 
 
-def _refused(source: Any, part: str, error: RefusedError) -> UnreadableError:
-    return UnreadableError(f"{source}: {part}: {error}; {TRUST}=1 reads files of those whom you trust")
+def _refused(source: Any, part: str, error: UnreadableError) -> UnreadableError:
+    advice = f"; {TRUST}=1 reads files of those whom you trust" if isinstance(error, RefusedError) else ""
+    return UnreadableError(f"{source}: {part} cannot be read: {error}{advice}")
