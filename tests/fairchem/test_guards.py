@@ -117,7 +117,7 @@ def test_a_run_names_the_data_set_and_the_class(tmp_path: Path) -> None:
     data_set(tmp_path / "evil", sample(sid=Evil(tmp_path / "marker")))
     split = {"test": {"src": str(tmp_path / "evil"), "format": "lmdb"}}
     line = refusal(check_run, {"mode": "predict", "model": {"name": "other"}, "dataset": split})
-    assert f"dataset.test.src: {tmp_path / 'evil'}: sample 0 cannot be read: refused 'posix.mkdir'" in line
+    assert f"{tmp_path / 'evil'}: sample 0 cannot be read: refused 'posix.mkdir'" in line
     assert not (tmp_path / "marker").exists()
 
 

@@ -24,7 +24,7 @@ from ocp_scn.fairchem.v1.loading import CLASSES, read_checkpoint
 from ocp_scn.unpickling import ERRORS, TRUST, Graph, RefusedError, loads, trusted
 
 # Where a dotted name of a class in a configuration is imported from.
-_OURS = ("fairchem.core.models.", "ocp_scn.")
+_OURS = ("fairchem.core.models.", "ocp_scn.fairchem.v1.model.", "ocp_scn.SphericalChannelNetwork")
 _NAMES = ("name", "model", "module", "fn", "trainer")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from fairchem.core.datasets import LmdbDataset
 
-from ocp_scn.errors import UnreadableError
+from ocp_scn.errors import InputError, UnreadableError
 from ocp_scn.fairchem.v1.guards import warn_of_trust
 from ocp_scn.predictions import shard_range
 from ocp_scn.unpickling import TRUST, RefusedError
@@ -64,6 +64,7 @@ class ShardedLmdbDataset(LmdbDataset):
         self._keylen_cumulative = np.cumsum([len(keys) for keys in self._keys]).tolist()
 
 
-def _refused(source: Any, part: str, error: UnreadableError) -> UnreadableError:
+def _refused(source: Any, part: str, error: UnreadableError) -> InputError:
     advice = f"; {TRUST}=1 reads files of those whom you trust" if isinstance(error, RefusedError) else ""
-    return UnreadableError(f"{source}: {part} cannot be read: {error}{advice}")
+    # Of this class itself, by whose name the launcher finds it in what another process says.
+    return InputError(f"{source}: {part} cannot be read: {error}{advice}")
