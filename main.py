@@ -9,7 +9,13 @@ import sys
 from fairchem.core.common.flags import flags
 
 if __name__ == "__main__":
-    flags.get_parser().parse_known_args()  # --help and mistakes end here, before what takes seconds to load
+    parser = flags.get_parser()
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let checkpoints and data sets run the programs that they may name (docs/security.md)",
+    )
+    parser.parse_known_args()  # --help and mistakes end here, before what takes seconds to load
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends what only loads and checks without a traceback
     from ocp_scn.fairchem.v1.launcher import main

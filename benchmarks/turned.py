@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,14 +153,14 @@ def read_checkpoint(path: Path) -> Weights:
     if not path.is_file():
         raise InputError(f"--checkpoint {path} does not exist")
     try:
-        checkpoint = loading.read_checkpoint(str(path))
+        checkpoint = loading.read_checkpoint(path, needed=("state_dict", "config"))
         model, state = checkpoint["config"]["model"], checkpoint["state_dict"]
         # Until 2023 the settings stood apart from the name.
         settings = dict(checkpoint["config"]["model_attributes"] if isinstance(model, str) else model)
     except InputError as error:
         raise InputError(f"--checkpoint {error}") from error
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
-        raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: {error!r}") from error
+    except KeyError as error:
+        raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: it has no {error}") from error
     settings |= {"otf_graph": True}
     settings.pop("name", None)
     check_weights(str(path), state, SphericalChannelNetwork(**settings).state_dict())

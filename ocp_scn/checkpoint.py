@@ -8,7 +8,6 @@ normalizers, element references and trained elements. The state of a training is
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -17,11 +16,15 @@ from typing import Any
 
 import torch
 
+from ocp_scn import torch_files
+from ocp_scn.checkpoint_sections import check_sections
 from ocp_scn.errors import InputError, memory_fault
 from ocp_scn.fairchem.files import refused_writes, written_whole
-from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
+from ocp_scn.fairchem.finite import check_weights
+from ocp_scn.fairchem.inference_checkpoints import CLASSES, STAND_INS, from_fairchem2
 from ocp_scn.options import Parser
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
+from ocp_scn.unpickling import TRUST_HELP, trust
 
 EPILOG = """examples:
   python -m ocp_scn.checkpoint convert scn_t1_b1_s2ef_2M.pt scn_t1_b1_s2ef_2M-fairchem2.pt
@@ -60,14 +63,19 @@ def read_trained(path: Path) -> tuple[int, Trained]:
     """Return the line of fairchem that a checkpoint is of, and what it has.
 
     Raises:
-        InputError: for a file that is no checkpoint of this model.
+        InputError: for a file that is no checkpoint of this model, or with weights that are not finite.
     """
-    loaded = _load(path)
+    loaded = torch_files.read(path, more=CLASSES, stand_ins=STAND_INS)
     try:
         line = _line_of(loaded)
-        return line, from_fairchem1(loaded) if line == 1 else from_fairchem2(loaded)
+        if line == 1:
+            check_sections(loaded)
+        trained = from_fairchem1(loaded) if line == 1 else from_fairchem2(loaded)
+        check_weights("it", trained.weights)
+        check_weights("its average", trained.averaged)
     except InputError as error:
         raise InputError(f"{str(path)!r}: {error}") from error
+    return line, trained
 
 
 def _line_of(loaded: Any) -> int:
@@ -84,15 +92,6 @@ def _of_other_line(line: int, trained: Trained, task_name: str) -> Any:
     from ocp_scn.fairchem.v2.checkpoint import build  # noqa: PLC0415  # only where fairchem 2 is installed
 
     return build(trained, task_name)
-
-
-def _load(source: Path) -> Any:
-    if not source.is_file():
-        raise InputError(f"{str(source)!r} is no file")
-    try:
-        return torch.load(source, map_location="cpu", weights_only=False)
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, ImportError, EOFError, ValueError) as error:
-        raise InputError(f"{str(source)!r} is no checkpoint: {error}") from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -112,12 +111,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--task-name", default="oc20", help="name of the data set in fairchem 2 (default: %(default)s)"
     )
     command.add_argument("--overwrite", action="store_true", help="replace the target")
+    command.add_argument("--trust", action="store_true", help=TRUST_HELP)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for bad input)."""
     args = build_parser().parse_args(argv)
+    if args.trust:
+        trust()
     try:
         line, trained = convert(args.source, args.target, task_name=args.task_name, overwrite=args.overwrite)
     except InputError as error:

@@ -140,8 +140,10 @@ def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _settings_of_fairchem1(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model's settings; those of 2022 stand beside its name."""
-    model = config["model"]
-    settings = dict(model) if isinstance(model, Mapping) else {"name": model, **config["model_attributes"]}
+    model = config.get("model")
+    settings = (
+        dict(model) if isinstance(model, Mapping) else dict(config.get("model_attributes", {}), name=model)
+    )
     name = settings.pop("name")
     if name not in NAMES:
         raise InputError(f"it is of the model {name!r}; expected {' or '.join(NAMES)}")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pickle
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fairchem.core.modules.normalization.normalizer import Normalizer, create_no
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
 
-from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
+from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork, torch_files
 from ocp_scn.data.__main__ import main
 from ocp_scn.data.constraints import held_atoms
 from ocp_scn.data.frames import find_files, read_frames
@@ -52,7 +53,9 @@ from ocp_scn.sphere import (
 from ocp_scn.submission.results import read_results
 from ocp_scn.submission.structures import read_structures
 from ocp_scn.trained import Trained, to_fairchem1
+from ocp_scn.unpickling import loads
 from tests.fairchem.test_normalization import AGREE, saved, trainer
+from tests.malice import Evil
 from tests.messages import edge_messages, rotate_back, rotate_rows
 from tests.samples import write_lmdb
 from tests.weights import strengthen
@@ -506,7 +509,27 @@ def test_c34_trained_elements(model):
         known.check(np.array([8, 1, 2]))
 
 
-def test_c39_ties():
+def test_c35_files_run_nothing(tmp_path):
+    torch.save({"state_dict": Evil(tmp_path / "marker")}, tmp_path / "evil.pt")
+    for read, content in ((torch_files.read, tmp_path / "evil.pt"), (loads, pickle.dumps(Evil("marker")))):
+        with pytest.raises(InputError, match=r"refused 'posix\.mkdir'"):
+            read(content)
+    assert not (tmp_path / "marker").exists()
+
+
+def test_c36_checksums(tmp_path, model):
+    path, checkpoint = tmp_path / "checkpoint.pt", checkpoint_of(model)
+    torch.save(checkpoint, path)
+    name, weight = next(iter(checkpoint["state_dict"].items()))
+    assert torch.equal(torch_files.read(path)["state_dict"][name], weight)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(weight.numpy().tobytes())] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"the checksum of .* is wrong"):
+        torch_files.read(path)
+
+
+def test_c37_ties():
     distance = torch.tensor([1.0] * 11 + [2.0, 2.0, 3.0, 3.0, 3.00005, 3.001])
     vec = torch.stack([distance, 0 * distance, 0 * distance], dim=1)
     index, target = torch.arange(17), torch.zeros(17, dtype=torch.long)
@@ -523,7 +546,7 @@ def test_c39_ties():
     assert [len(find_edges(at_cutoff, c)[0]) for c in (config, kept)] == [0, 2]
 
 
-def test_c40_places(model):
+def test_c38_places(model):
     near, far = structure(dtype=torch.float64), structure(dtype=torch.float64)
     far.pbc[:] = False
     near.pbc[:] = False

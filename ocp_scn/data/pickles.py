@@ -1,27 +1,26 @@
 """Samples of fairchem-core 1's LMDB files, read without fairchem 1, PyTorch Geometric, or trust.
 
-The files are pickles, and a pickle may run any program when it is read. Here only arrays, tensors and
-containers are rebuilt, and PyTorch Geometric's graphs as plain stand-ins; anything else is refused.
+The files are pickles, of which :mod:`ocp_scn.unpickling` rebuilds arrays, tensors and containers, and graphs
+of PyTorch Geometric as plain stand-ins; anything else is refused.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Callable, Collection, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lmdb
 import numpy as np
-import torch
 from ase import Atoms
 from ase.constraints import FixAtoms
 
+from ocp_scn import unpickling
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.errors import UnreadableError, cause, refuse
 from ocp_scn.fairchem.files import open_lmdb, sample_count
+from ocp_scn.unpickling import ERRORS, Graph
 
 SUFFIX = ".lmdb"
 # Names of targets before 2023, and what is rebuilt from the structure or not needed.
@@ -29,19 +28,8 @@ _RENAMED = {"y": "energy", "force": "forces"}
 _STRUCTURE = {"pos", "cell", "atomic_numbers", "natoms", "tags", "fixed", "pbc"}
 _GRAPH = {"edge_index", "edge_attr", "edge_weight", "edge_distance_vec", "cell_offsets", "distances"}
 _GRAPH |= {"cell_offset_distances", "neighbors", "nedges", "ptr", "batch", "num_nodes"}
-# Strides of 0 repeat numbers, and every copy of such a tensor takes memory.
-_MOST_REPEATED = 10_000_000
-# What damaged or foreign pickles end with.
-_ERRORS: tuple[type[Exception], ...] = (pickle.UnpicklingError, LookupError, AttributeError, TypeError)
-_ERRORS += (ValueError, EOFError, RuntimeError, OverflowError, MemoryError, lmdb.Error)
-
-_MULTIARRAY = import_module("numpy.core.multiarray" if np.__version__ < "2" else "numpy._core.multiarray")
-
-
-class _StandIn:
-    """An object of PyTorch Geometric: the attributes that its pickle has."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+# What damaged or foreign files end with.
+_ERRORS = (*ERRORS, lmdb.Error)
 
 
 class _Tensor:
@@ -51,36 +39,14 @@ class _Tensor:
         self.storage, self.layout = storage, layout
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        storage = torch.load(io.BytesIO(self.storage), weights_only=True)
-        found = torch._utils._rebuild_tensor_v2(storage, *self.layout)
-        if found.numel() > max(len(storage), _MOST_REPEATED):
-            raise ValueError(f"a tensor has {found.numel()} numbers, and is stored as {len(storage)}")
-        return found.numpy()
+        return unpickling.tensor(unpickling.storage(self.storage), *self.layout).numpy()
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-    ("torch.storage", "_load_from_bytes"): bytes,
-    ("torch", "Size"): torch.Size,
-    ("collections", "OrderedDict"): dict,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("torch_geometric."):
-            return _StandIn
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in (
-            "_reconstruct",
-            "scalar",
-        ):
-            return getattr(_MULTIARRAY, name)
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"refused {module}.{name}: not something that a sample consists of")
-        return _ALLOWED[module, name]
+class _Unpickler(unpickling.Unpickler):
+    known = unpickling.KNOWN | {
+        ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+        ("torch.storage", "_load_from_bytes"): bytes,
+    }
 
 
 def read_samples(
@@ -141,12 +107,9 @@ def _no_sample(path: Path, index: int, error: Exception) -> UnreadableError:
 
 
 def _attributes(graph: Any) -> dict[str, Any]:
-    """Return a graph's attributes; releases 1 and 2 of PyTorch Geometric keep them in two places."""
-    attributes = graph if isinstance(graph, dict) else graph.__dict__
-    store = attributes.get("_store")
-    if store is not None:
-        attributes = store.__dict__["_mapping"]
-    return {_RENAMED.get(name) or name: value for name, value in attributes.items() if value is not None}
+    """Return a graph's attributes, under the names of today."""
+    found = graph.attributes if isinstance(graph, Graph) else dict(graph)
+    return {_RENAMED.get(name) or name: value for name, value in found.items() if value is not None}
 
 
 def _structure(sample: dict[str, Any]) -> Atoms:

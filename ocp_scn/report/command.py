@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from ocp_scn.arrays import some
-from ocp_scn.errors import InputError, cause, memory_fault
+from ocp_scn.errors import InputError, memory_fault
 from ocp_scn.fairchem.files import RELAXED_FILE, refused_writes, written_whole
-from ocp_scn.fairchem.v1.data_checks import UNREADABLE
 from ocp_scn.fairchem.v1.lmdb import read_data_set
 from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.relaxations import (
@@ -41,6 +40,7 @@ from ocp_scn.report.predictions import (
     mismatch,
 )
 from ocp_scn.submission.results import read_results
+from ocp_scn.unpickling import TRUST_HELP, trust
 
 EPILOG = """example:
   python -m ocp_scn.report runs/demo
@@ -98,12 +98,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="a data set that results may belong to, besides those of the configuration",
     )
+    parser.add_argument("--trust", action="store_true", help=TRUST_HELP)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for bad input)."""
     args = build_parser().parse_args(argv)
+    if args.trust:
+        trust()
     try:
         write_report(args.run_dir, args.data)
     except InputError as error:
@@ -155,15 +158,14 @@ def latest_trainings(run_dir: Path) -> dict[str, Training]:
     """Return the newest training in a run folder, for ``s2ef`` and ``is2re``."""
     found: dict[str, Training] = {}
     for path in sorted(run_dir.glob("checkpoints/*/*checkpoint.pt"), key=lambda p: p.stat().st_mtime):
-        try:
-            checkpoint = read_checkpoint(str(path), mmap=True)
-            config, references = checkpoint["config"], (checkpoint.get("elementrefs") or {}).get("energy", {})
-            task = "s2ef" if "forces" in config["outputs"] else "is2re"
-            config["dataset"]["src"]  # of the training set
-        except InputError:
-            raise
-        except UNREADABLE as error:
-            raise InputError(f"{path} is no checkpoint of a training: {cause(error)}") from error
+        checkpoint = read_checkpoint(path, needed=("state_dict", "config"), mmap=True)
+        config, references = checkpoint["config"], (checkpoint.get("elementrefs") or {}).get("energy", {})
+        for name in ("outputs", "dataset"):
+            if not isinstance(config.get(name), Mapping):
+                raise InputError(f"{path}: its {name} is {config.get(name)!r}; expected a section")
+        if "src" not in config["dataset"]:
+            raise InputError(f"{path} is no checkpoint of a training: it names no training set")
+        task = "s2ef" if "forces" in config["outputs"] else "is2re"
         found[task] = Training(path.parent.name, config, references.get("element_references"))
     if not found:
         raise InputError(

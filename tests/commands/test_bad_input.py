@@ -11,6 +11,7 @@ import torch
 from torch_geometric.data import Data
 
 from tests.commands.conftest import Command, refused
+from tests.malice import Evil
 from tests.samples import write_lmdb
 
 pytestmark = pytest.mark.slow
@@ -95,6 +96,22 @@ def test_checkpoints(fairchem: Command, best: Path, tmp_path: Path) -> None:
     assert "torn/checkpoint.pt is not a checkpoint" in torn
     wider = refusal("--checkpoint", best, "--model.hidden_channels=16")
     assert "does not fit the model's settings" in wider
+
+
+def test_files_that_run_something(fairchem: Command, command: Command, tmp_path: Path) -> None:
+    """A data set of a training and a checkpoint of a report; --trust lets them."""
+    marker, run = tmp_path / "marker", tmp_path / "run/checkpoints/evil"
+    line = train_on(fairchem, tmp_path, structure(sid=Evil(marker)))
+    assert f"{tmp_path / 'bad'}: sample 0 cannot be read: refused 'posix.mkdir'" in line
+    run.mkdir(parents=True)
+    torch.save({"state_dict": Evil(marker)}, run / "checkpoint.pt")
+    words = ["-m", "ocp_scn.report", tmp_path / "run"]
+    line = refused(command(*words, ok=False))
+    assert line.startswith(f"error: {run / 'checkpoint.pt'}: refused 'posix.mkdir'")
+    assert not marker.exists()
+    line = refused(command(*words, "--trust", ok=False))
+    assert "its state_dict is None; expected tensors" in line
+    assert marker.exists()
 
 
 def test_ids_of_predictions(fairchem: Command, best: Path, tmp_path: Path) -> None:

@@ -126,9 +126,9 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys):
     torch.save({"weights": 1}, tmp_path / "other.pt")
     messages = {
         ("one.pt", "text.pt"): "exists",
-        ("text.pt", "three.pt"): "is no checkpoint",
+        ("text.pt", "three.pt"): "is not a checkpoint",
         ("other.pt", "three.pt"): "neither a checkpoint",
-        ("none.pt", "three.pt"): "is no file",
+        ("none.pt", "three.pt"): "does not exist",
     }
     for (source, target), message in messages.items():
         assert convert(tmp_path / source, tmp_path / target) == 2

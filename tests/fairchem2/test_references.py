@@ -95,7 +95,7 @@ def test_a_checkpoint_of_fairchem_1_names_the_command_that_converts_it(tmp_path)
             load(str(path))
     (tmp_path / "text.pt").write_text("not a checkpoint")
     torch.save([1], tmp_path / "list.pt")
-    for name, message in {"text.pt": "cannot be read", "list.pt": "is no inference checkpoint"}.items():
+    for name, message in {"text.pt": "is not a checkpoint", "list.pt": "is no inference checkpoint"}.items():
         with pytest.raises(InputError, match=f"{name} {message}"):
             load_tasks(str(tmp_path / name))
 

@@ -18,7 +18,6 @@ from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.scales import positive
 from ocp_scn.fairchem.v1.data_checks import (
-    UNREADABLE,
     check_data_set,
     check_fits,
     check_samples,
@@ -224,14 +223,13 @@ def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> Mapping[str, Any
         raise InputError(f"--checkpoint {path} does not exist")
     try:
         checkpoint = read_checkpoint(path, mmap=True)
-        weights = checkpoint["state_dict"]
     except InputError as error:
         raise InputError(f"--checkpoint {error}") from error
-    except UNREADABLE as error:
-        raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: {error}") from error
     if ours:
         settings = {key: value for key, value in config["model"].items() if key != "name"}
-        check_weights(path, weights, SphericalChannelNetwork(**settings).state_dict())
+        check_weights(path, checkpoint["state_dict"], SphericalChannelNetwork(**settings).state_dict())
+    if "normalizers" not in checkpoint:
+        raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: it has no 'normalizers'")
     return checkpoint
 
 

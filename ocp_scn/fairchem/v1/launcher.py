@@ -32,6 +32,7 @@ from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded
 from ocp_scn.fairchem.v1.folders import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
 from ocp_scn.fairchem.v1.interruption import interruption
 from ocp_scn.fairchem.v1.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
+from ocp_scn.unpickling import trust
 
 # What fairchem's reader ends with: no text, no YAML, values where sections belong, too many levels.
 _NO_CONFIGURATION = (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError, RecursionError)
@@ -128,6 +129,8 @@ def run(config: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run fairchem's command line; return the exit status (2 for bad input)."""
     args, overrides = flags.get_parser().parse_known_args(argv)
+    if getattr(args, "trust", False):  # which main.py adds to fairchem's arguments
+        trust()
     # fairchem's command line looks these up by name when it submits, spawns or runs.
     _cli.Runner, _cli.runner_wrapper = Runner, run
     _cli.AutoExecutor, _cli.create_grid = partial(JobExecutor, cpu=args.cpu), sweep_configs

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import torch
 from fairchem.core.datasets import LmdbDataset
 from torch.utils.data import Subset, get_worker_info
 
+from ocp_scn import torch_files
+from ocp_scn.checkpoint_sections import check_sections
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import of_other_line
 
 # What a checkpoint of fairchem-core 2 is an object of, and this line lacks.
-MODULE_OF_FAIRCHEM2 = "fairchem.core.units"
+_MODULE_OF_FAIRCHEM2 = "fairchem.core.units"
+# Classes in files of normalizers and references, beside arrays and plain values.
+_NORMALIZATION = "fairchem.core.modules.normalization"
+CLASSES = {
+    (f"{_NORMALIZATION}.normalizer", "Normalizer"),
+    (f"{_NORMALIZATION}.element_references", "LinearReferences"),
+}
 # Handles from before the fork: to close one here would be to use it.
 _inherited: list[Any] = []
 
@@ -36,15 +45,29 @@ def reopen_databases(worker: int) -> None:
         data_set.envs = [data_set.connect_db(path) for path in sorted(data_set.path.glob("*.lmdb"))]
 
 
-def read_checkpoint(path: str, device: Any = "cpu", **options: Any) -> Any:
-    """Return what a file has that torch wrote.
+def read_checkpoint(
+    path: str | Path, device: Any = "cpu", *, needed: Iterable[str] = ("state_dict",), mmap: bool = False
+) -> Any:
+    """Return a checkpoint of fairchem-core 1.
+
+    Args:
+        path: the file.
+        device: where its tensors go.
+        needed: sections that it has to have.
+        mmap: leave tensors in the file until they are used.
 
     Raises:
-        InputError: for a checkpoint of fairchem-core 2.
+        InputError: for a file that is none, a checkpoint of fairchem-core 2, or sections of another kind.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=False, **options)
-    except ModuleNotFoundError as error:
-        if error.name != MODULE_OF_FAIRCHEM2:
+        checkpoint = torch_files.read(path, device, more=CLASSES, mmap=mmap)
+    except InputError as error:
+        named = getattr(error.__cause__, "module", "") or getattr(error.__cause__, "name", "")
+        if not str(named).startswith(_MODULE_OF_FAIRCHEM2):
             raise
         raise InputError(of_other_line(2, path)) from error
+    try:
+        check_sections(checkpoint, needed)
+    except InputError as error:
+        raise InputError(f"{path} is not a checkpoint of fairchem: {error}") from error
+    return checkpoint

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from importlib.abc import MetaPathFinder
 from typing import Any
 
 from fairchem.core.common.registry import registry
 
-from ocp_scn.fairchem.files import of_other_line
 from ocp_scn.fairchem.v1 import shards
-from ocp_scn.fairchem.v1.loading import MODULE_OF_FAIRCHEM2
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
+from ocp_scn.fairchem.v1.reading import guard_fairchem
 from ocp_scn.fairchem.v1.trainer import SCNTrainer
 
 NAMES = ("ocp_scn", "scn")
@@ -26,15 +23,6 @@ class _NamesWithOurs(dict[str, Any]):
     def __setitem__(self, name: str, model: Any) -> None:
         if name not in NAMES:
             super().__setitem__(name, model)
-
-
-class _NamesOfFairchem2(MetaPathFinder):
-    """Says what to do where a checkpoint of fairchem-core 2 is read, by fairchem's calculator as well."""
-
-    def find_spec(self, name: str, *_: Any) -> None:
-        """Raise for the modules that such a checkpoint names, as Python would, with another message."""
-        if name == MODULE_OF_FAIRCHEM2:
-            raise ModuleNotFoundError(of_other_line(2), name=name)
 
 
 def register() -> None:
@@ -55,5 +43,4 @@ def register() -> None:
     for name in shards.NAMES:
         registry.register_dataset(name)(shards.ShardedLmdbDataset)
     registry.register("imports_setup", True)
-    if not any(isinstance(finder, _NamesOfFairchem2) for finder in sys.meta_path):
-        sys.meta_path.append(_NamesOfFairchem2())
+    guard_fairchem()

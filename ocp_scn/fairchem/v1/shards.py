@@ -13,7 +13,9 @@ from fairchem.core.datasets import LmdbDataset
 
 from ocp_scn.errors import InputError, UnreadableError
 from ocp_scn.fairchem.files import SizeGuard, open_lmdb, sample_count
+from ocp_scn.fairchem.v1.reading import warn_of_trust
 from ocp_scn.predictions import shard_range
+from ocp_scn.unpickling import TRUST, RefusedError
 
 NAMES = ("lmdb", "single_point_lmdb", "trajectory_lmdb")  # fairchem's for the one data set
 
@@ -26,7 +28,8 @@ class ShardedLmdbDataset(LmdbDataset):
 
     Raises:
         InputError: for a shard that the data set does not have, files that are cut short or say more than
-            they have, and, later, files of another size than at first.
+            they have, and, later, files of another size than at first or samples that name other classes
+            than those of arrays and plain values, unless the user trusts them.
     """
 
     _metadata: Any
@@ -34,8 +37,12 @@ class ShardedLmdbDataset(LmdbDataset):
     _keylen_cumulative: Any
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        warn_of_trust(config.get("src"))
         self._guards: dict[Path, SizeGuard] = {}
-        super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
+        try:
+            super().__init__({key: config[key] for key in config if key not in ("shard", "total_shards")})
+        except UnreadableError as error:
+            raise _refused(config.get("src"), "its length", error) from error
         shard, total = config.get("shard"), config.get("total_shards")
         if shard is None and total is None:
             return
@@ -56,7 +63,10 @@ class ShardedLmdbDataset(LmdbDataset):
     def __getitem__(self, idx: int) -> Any:
         sizes = getattr(self, "_keylen_cumulative", None)  # of a folder's files
         list(self._guards.values())[0 if sizes is None else bisect(sizes, idx)].check()
-        return super().__getitem__(idx)
+        try:
+            return super().__getitem__(idx)
+        except UnreadableError as error:
+            raise _refused(self.path, f"sample {idx}", error) from error
 
     def __del__(self) -> None:
         """Leave closing to LMDB; fairchem's own fails where a file could not be opened."""
@@ -74,3 +84,9 @@ class ShardedLmdbDataset(LmdbDataset):
             for keys, first in zip(self._keys, firsts, strict=True)
         ]
         self._keylen_cumulative = np.cumsum([len(keys) for keys in self._keys]).tolist()
+
+
+def _refused(source: Any, part: str, error: UnreadableError) -> InputError:
+    advice = f"; {TRUST}=1 reads files of those whom you trust" if isinstance(error, RefusedError) else ""
+    # Of this class itself, by whose name the launcher finds it in what another process says.
+    return InputError(f"{source}: {part} cannot be read: {error}{advice}")

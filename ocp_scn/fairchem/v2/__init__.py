@@ -5,7 +5,7 @@ heads; nothing is registered.
 """
 
 from ocp_scn.fairchem.v2.backbone import SCNBackbone
-from ocp_scn.fairchem.v2.checkpoint import load_predict_unit, load_tasks
+from ocp_scn.fairchem.v2.checkpoint import load_inference_model, load_predict_unit, load_tasks
 from ocp_scn.fairchem.v2.data import AseDatabase
 from ocp_scn.fairchem.v2.heads import ConservativeHead, EnergyHead, ForceHead
 from ocp_scn.fairchem.v2.model import SCNModel
@@ -25,6 +25,7 @@ __all__ = [
     "TrainingGuard",
     "element_references",
     "float_normalizer",
+    "load_inference_model",
     "load_predict_unit",
     "load_tasks",
     "step_schedule",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from fairchem.core.units import mlip_unit
 from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
 from omegaconf import OmegaConf
 
+from ocp_scn import torch_files
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import of_other_line
 from ocp_scn.fairchem.finite import check_weights
+from ocp_scn.fairchem.inference_checkpoints import CLASSES, CONTAINER, check_content
 from ocp_scn.fairchem.v2.references import task_config
 from ocp_scn.fairchem.v2.tasks import check_tasks
 from ocp_scn.trained import Trained
@@ -32,15 +33,23 @@ def is_checkpoint(loaded: Any) -> bool:
 
 
 def check_line(path: str | Path) -> MLIPInferenceCheckpoint:
-    """Return a checkpoint; raise :class:`InputError` for what is none, such as one of fairchem-core 1."""
-    try:
-        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
-    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, ImportError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    """Return a checkpoint whose configuration names only what this package's checkpoints do.
+
+    fairchem imports and calls whatever a configuration names.
+
+    Raises:
+        InputError: for what is none, such as one of fairchem-core 1, or for other names, unless the user
+            trusts the file.
+    """
+    loaded = torch_files.read(path, more={*CLASSES, CONTAINER}, mmap=True)
     if isinstance(loaded, Mapping) and "state_dict" in loaded:
         raise InputError(of_other_line(1, path))
     if not is_checkpoint(loaded):
         raise InputError(f"{path} is no inference checkpoint of fairchem-core 2, such as inference_ckpt.pt")
+    try:
+        check_content(loaded)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     for state in (loaded.model_state_dict, loaded.ema_state_dict or {}):
         check_weights(str(path), state)
     return loaded
@@ -50,6 +59,12 @@ def load_predict_unit(path: str | Path, *args: Any, **options: Any) -> Any:
     """Return fairchem's ``load_predict_unit`` of a checkpoint; see :func:`check_line` for errors."""
     check_line(path)
     return mlip_unit.load_predict_unit(path, *args, **options)
+
+
+def load_inference_model(checkpoint_location: str | Path, *args: Any, **options: Any) -> Any:
+    """Return fairchem's ``load_inference_model`` of a checkpoint; see :func:`check_line` for errors."""
+    check_line(checkpoint_location)
+    return mlip_unit.mlip_unit.load_inference_model(checkpoint_location, *args, **options)
 
 
 def load_tasks(checkpoint_location: str | Path) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from fairchem.core.datasets import base_dataset
 from fairchem.core.datasets.ase_datasets import AseDBDataset
 from fairchem.core.units.mlip_unit import mlip_unit
 from fairchem.core.units.mlip_unit._metrics import Metrics
@@ -15,8 +16,11 @@ from fairchem.core.units.mlip_unit._metrics import Metrics
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem import aselmdb, sqlite
 from ocp_scn.fairchem.finite import check_label
+from ocp_scn.fairchem.reading import load_arrays, with_load
 from ocp_scn.fairchem.structures import near_origin, place_fault
 from ocp_scn.fairchem.training_data import check_metadata
+
+base_dataset.np = with_load(np, load_arrays)  # for metadata.npz
 
 _SHAPES: dict[str, Callable[[int], tuple[int, ...]]] = {
     "energy": lambda natoms: (),
