@@ -49,6 +49,27 @@ def test_derivatives_of_first_and_second_order():
     assert step.calls == ["forward", "vjp"]
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_autocast_is_off_inside(recorded):
+    """Steps know the dtype of their products; autocast would change it, in either pass."""
+
+    class Noted(Product):
+        def forward(self, x, y, keep=None):
+            self.calls.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(x, y, keep)
+
+        def vjp(self, gradient, kept, needed, x, y):
+            self.calls.append(torch.is_autocast_enabled("cpu"))
+            return super().vjp(gradient, kept, needed, x, y)
+
+    step, (x, y) = Noted(), [t.detach().requires_grad_(recorded) for t in inputs()]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = recomputed(step, x, y)
+        if recorded:
+            found.sum().backward()
+    assert step.calls == ([False, "forward", False, "vjp"] if recorded else [False, "forward"])
+
+
 def test_an_input_that_depends_on_another():
     """Second derivatives are right where an input is a function of another one."""
     x, _ = inputs()
