@@ -10,7 +10,7 @@ PY = "$(VENV)/bin/python"
 TESTS2 = tests/sphere tests/ops tests/nn tests/test_graph.py tests/test_config.py tests/fairchem2
 export VENV
 
-.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 lint format clean
+.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 mutation lint format clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
@@ -36,6 +36,11 @@ test-slurm: env ## run the tests of jobs on a SLURM of their own, installing it 
 
 test-fairchem2: env-fairchem2 ## run the tests with fairchem-core 2; checkpoints of both lines if VENV is there too
 	OCP_SCN_FAIRCHEM1="$(VENV)/bin/python" "$(VENV2)/bin/python" -m pytest $(TESTS2) $(PYTEST_ARGS)
+
+# Its tool is wanted here only, so it is no part of the environment before.
+mutation: env ## change the code in small ways and see which no test notices; ARGS=--all for all of them
+	$(PY) -m pip install --quiet --constraint requirements/lock.txt "mutmut >= 3.8, < 4"
+	OMP_NUM_THREADS=1 $(PY) tools/mutation.py $(ARGS)
 
 lint: env ## check style, types and which module imports which
 	$(PY) -m ruff check --output-format concise .

@@ -13,6 +13,7 @@ from ocp_scn.errors import InputError
 from ocp_scn.submission import check_file, write_file
 from ocp_scn.submission.__main__ import main
 from ocp_scn.submission.archive import SPLITS
+from ocp_scn.submission.arrays import value_faults
 from tests.submission.conftest import STRUCTURES, Arrays
 
 Change = Callable[[Arrays], None]
@@ -133,6 +134,19 @@ def test_fault(changed, data_sets, name):
     assert not check_file(changed(lambda arrays: None), data_sets).faults
     faults = check_file(changed(change), data_sets).faults
     assert any(re.match(message, fault) for fault in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "text"),
+    [("energy", 1e4, "10000 eV"), ("forces", 1e3, "1000 eV/Å"), ("pos", 1e4, "10000 Å")],
+)
+def test_limits(name, limit, text):
+    """The largest number that there can be has no fault; what is larger has, of either sign."""
+    shape = (2,) if name == "energy" else (2, 3)
+    arrays = {"ids": np.array(["a", "b"]), name: np.full(shape, limit), "chunk_idx": np.array([1])}
+    assert not value_faults(arrays)
+    arrays[name].flat[-1] = -limit * 1.0001
+    assert value_faults(arrays) == [f"{name}: 1 of 2 are beyond {text}, the first of 'b'"]
 
 
 def test_swapped_splits_have_no_other_faults(changed, data_sets):
