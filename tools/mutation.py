@@ -33,6 +33,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+import hypothesis
 import libcst as cst
 import pytest
 from mutmut.mutation.mutators import mutation_operators
@@ -181,9 +182,8 @@ class Runner:
         self.broken = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.durations[report.nodeid] = (
-            self.durations.get(report.nodeid, 0) * (report.when != "setup") + report.duration
-        )
+        earlier = 0 if report.when == "setup" else self.durations[report.nodeid]
+        self.durations[report.nodeid] = earlier + report.duration
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         of_groups = {file: self._items(session, tests) for file, tests in self.groups.items()}
@@ -267,6 +267,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="files of setup.cfg (default: all)")
     parser.add_argument("--all", action="store_true", help="run all mutants rather than a sample")
+    parser.add_argument("--sample", type=int, metavar="N", help="mutants of a file (default: setup.cfg's)")
     parser.add_argument("--survivors", action="store_true", help="run those that survived last time")
     return parser
 
@@ -279,17 +280,17 @@ def main() -> int:
     config = configparser.ConfigParser()
     config.read("setup.cfg")
     settings, tests = config["mutation"], _tests_of_files(config)
-    files = args.files or list(tests)
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results, durations = kept.get("mutants", []), kept.get("durations", {})
+    alive = {_identity(m) for m in results if m["outcome"] == "survived"}
+    files = args.files or (sorted({file for file, *_ in alive}) if args.survivors else list(tests))
     unknown = ", ".join(sorted(set(files) - set(tests)))
     if unknown:
         print(f"error: {unknown}; expected files of setup.cfg, [mutation.tests]", file=sys.stderr)
         return 2
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results, durations = kept.get("mutants", []), kept.get("durations", {})
-    alive = {_identity(m) for m in results if m["outcome"] == "survived"}
     mutants = []
     for file in files:
-        number = None if args.all or args.survivors else settings.getint("sample")
+        number = None if args.all or args.survivors else args.sample or settings.getint("sample")
         found = mutants_of(file, number, random.Random(f"{settings['seed']} {file}"))
         mutants += [m for m in found if not args.survivors or _identity(m._asdict()) in alive]
     runner = Runner({file: tests[file] for file in files}, mutants, durations)
@@ -308,6 +309,9 @@ def main() -> int:
 
 
 def _run(runner: Runner, left_out: Sequence[str]) -> None:
+    # The same examples for every mutant, which none fails for being slow.
+    hypothesis.settings.register_profile("mutation", derandomize=True, deadline=None)
+    hypothesis.settings.load_profile("mutation")
     words = sorted({test for tests in runner.groups.values() for test in tests})
     words += [word for name in left_out for word in ("--deselect", name)]
     words += ["-qq", "-s", "-p", "no:cacheprovider", "-m", "not slow and not cuda"]

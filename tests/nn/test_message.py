@@ -230,7 +230,7 @@ def test_how_many_edges_at_once():
         lmax=2, mmax=1, num_taps=2, channels=CHANNELS, hidden=HIDDEN, num_features=FEATURES, eval_num_taps=6
     )
     size = num_coefficients(2, 1) * CHANNELS
-    sizes = CPU._replace(message=7 * size, last_map=24 * size + 1)
+    sizes = CPU._replace(message=7 * size + 1, last_map=24 * size + 1)
     assert block.train().max_edges(sizes) == (7, 12)
     assert block.eval().max_edges(sizes) == (7, 4)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from ocp_scn.nn.recompute import recomputed
+from ocp_scn.nn.recompute import joined, recomputed
 
 
 class Product:
@@ -113,3 +113,11 @@ def test_precision_is_the_step_s_own():
         value = recomputed(step, x, y)
         assert value.dtype == torch.float32
         torch.testing.assert_close(torch.autograd.grad(value.sum(), x)[0], y.sum(0).expand(3, 4))
+
+
+def test_joined():
+    """Parts come one after the other along a dimension; a single one is not copied."""
+    x = torch.randn(4, 6)
+    assert joined([x]) is x
+    assert torch.equal(joined(x.split([1, 3])), x)
+    assert torch.equal(joined(x.split([1, 2, 3], dim=1), dim=1), x)
