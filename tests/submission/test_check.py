@@ -203,6 +203,18 @@ def test_ids_of_two_splits_are_found_without_data_sets(changed):
     assert any("without --against" in note for note in findings.notes)
 
 
+def test_structures_that_two_data_sets_share(changed, data_sets):
+    """They are in both splits of the file, as they have to be."""
+
+    def change(arrays: Arrays) -> None:
+        arrays.update({f"ood_cat_{key[3:]}": arrays[key] for key in list(arrays) if key.startswith("id_")})
+
+    path = changed(change)
+    assert not check_file(path, {**data_sets, "ood_cat": data_sets["id"]}).faults
+    faults = check_file(path, data_sets).faults
+    assert "12 ids are in id and in ood_cat, '0_0', '0_1', '1_0', ..." in faults
+
+
 def test_what_there_is_of_each_split(changed, data_sets, file_format):
     counts = check_file(changed(lambda arrays: None), data_sets).counts
     for split, structures in data_sets.items():

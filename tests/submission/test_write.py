@@ -152,6 +152,20 @@ def test_results_that_do_not_fit_together(results, data_sets, tmp_path):
     assert not list(tmp_path.glob("*f.npz*"))
 
 
+def test_results_in_folders_of_runs(results, data_sets, tmp_path):
+    """The file is found; of predictions beside relaxations, IS2RE has to be told which."""
+    folders = {split: [path.parent] for split, (path,) in results.items()}
+    relaxed = np.load(relaxations(data_sets, tmp_path)["id"][0] / "relaxed_positions.npz")
+    np.savez_compressed(folders["id"][0] / "relaxed_positions.npz", **relaxed)
+    for name, paths in (("whole", results), ("found", folders)):
+        write_file(tmp_path / f"{name}.npz", "s2ef", "evalai", paths, data_sets)
+    assert (tmp_path / "found.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    with pytest.raises(InputError, match=r"id has ocp_predictions.npz and relaxed_positions.npz; name the"):
+        write_file(tmp_path / "f.npz", "is2re", "evalai", folders, data_sets)
+    with pytest.raises(InputError, match=r"ood_ads has no relaxed_positions.npz$"):
+        write_file(tmp_path / "f.npz", "is2rs", "evalai", folders, data_sets)
+
+
 def test_results_of_all_atoms_are_refused(results, data_sets, tmp_path):
     """Another program's predictions: their zeros and those that are filled in would be mixed up."""
     write_file(tmp_path / "whole.npz", "s2ef", "current", results, data_sets)
