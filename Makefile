@@ -12,7 +12,7 @@ TESTS2 = tests/sphere tests/ops tests/nn tests/test_graph.py tests/test_config.p
 HOSTILE_ARGS ?= --structures 10000 --files 1000 --write docs/reliability.md
 export VENV
 
-.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-hostile lint format clean
+.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-hostile mutation lint format clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
@@ -41,6 +41,11 @@ test-fairchem2: env-fairchem2 ## run the tests with fairchem-core 2; checkpoints
 
 test-hostile: env ## try 10,000 hostile structures and 1,000 files; HOSTILE_ARGS="--structures 100 --files 50"
 	OMP_NUM_THREADS=1 $(PY) -m tests.hostile --fairchem2 "$(VENV2)/bin/python" $(HOSTILE_ARGS)
+
+# Its tool is wanted here only, so it is no part of the environment before.
+mutation: env ## change the code in small ways and see which no test notices; ARGS=--all for all of them
+	$(PY) -m pip install --quiet --constraint requirements/lock.txt "mutmut >= 3.8, < 4"
+	OMP_NUM_THREADS=1 $(PY) tools/mutation.py $(ARGS)
 
 lint: env ## check style, types and which module imports which
 	$(PY) -m ruff check --output-format concise .

@@ -73,7 +73,7 @@ def test_graph(edges, max_num_neighbors, num_resolutions):
     assert torch.equal(graph.vec, vec[graph.source])
 
 
-@pytest.mark.parametrize("cap", [1, 5, 12, 13, 20])
+@pytest.mark.parametrize("cap", [0, 1, 5, 12, 13, 20])
 def test_cap_keeps_the_nearest(cap):
     """No target keeps more than the cap, and every edge it lost is longer than those it kept."""
     source, target, vec = random_edges(120)
@@ -94,6 +94,14 @@ def test_near_and_far():
     one = build_graph(source, target, vec, num_resolutions=1, max_num_neighbors=20)
     assert one.sizes == (20,)
     assert torch.equal(one.vec, vec[vec.norm(dim=-1).argsort()])
+
+
+def test_near_edges_of_all_targets_come_first():
+    """Of four targets with some 30 edges each, the 12 nearest come target by target, then the next 8 do."""
+    graph = build_graph(*random_edges(120), num_resolutions=2, max_num_neighbors=20)
+    assert graph.sizes == (4 * 12, 4 * 8)
+    for part, count in zip(graph.target.split(graph.sizes), (12, 8), strict=True):
+        assert torch.equal(part, torch.arange(4).repeat_interleave(count))
 
 
 @pytest.mark.parametrize(("num_resolutions", "sizes"), [(1, (0,)), (2, (0, 0))])

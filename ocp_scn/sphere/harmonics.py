@@ -82,17 +82,17 @@ def _recurrence(lmax: int, mmax: int, dtype: torch.dtype, device: torch.device) 
     Its factors a, b and starts are (L + 1, M + 1, 1), degree by order. Then come where each harmonic finds
     its degree and order, and its wave, among those (S,), and its norm (S, 1).
     """
-    a, b, starts = torch.zeros(3, lmax + 1, mmax + 1, 1, dtype=torch.float64)
-    for m in range(mmax + 1):
-        starts[m, m] = math.prod(range(1, 2 * m, 2))
-        for degree in range(m + 1, lmax + 1):
-            a[degree, m] = (2 * degree - 1) / (degree - m)
-            b[degree, m] = -(degree + m - 1) / (degree - m)
-    orders = kept_orders(lmax, mmax)
-    column = torch.tensor([degree * (mmax + 1) + abs(m) for degree, m in orders])
-    azimuth = torch.tensor([0 if m == 0 else 2 * abs(m) - (m > 0) for _, m in orders])
-    norm = torch.tensor([[_norm(degree, abs(m))] for degree, m in orders], dtype=torch.float64)
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # what is made in it cannot be saved for a backward pass
+        a, b, starts = torch.zeros(3, lmax + 1, mmax + 1, 1, dtype=torch.float64)
+        for m in range(mmax + 1):
+            starts[m, m] = math.prod(range(1, 2 * m, 2))
+            for degree in range(m + 1, lmax + 1):
+                a[degree, m] = (2 * degree - 1) / (degree - m)
+                b[degree, m] = -(degree + m - 1) / (degree - m)
+        orders = kept_orders(lmax, mmax)
+        column = torch.tensor([degree * (mmax + 1) + abs(m) for degree, m in orders])
+        azimuth = torch.tensor([0 if m == 0 else 2 * abs(m) - (m > 0) for _, m in orders])
+        norm = torch.tensor([[_norm(degree, abs(m))] for degree, m in orders], dtype=torch.float64)
         floats = (table.to(device, dtype) for table in (a, b, starts))
         return *floats, column.to(device), azimuth.to(device), norm.to(device, dtype)
 

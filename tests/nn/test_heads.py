@@ -57,6 +57,15 @@ def test_samples_are_spiral_points_times_their_weights():
     torch.testing.assert_close(sphere_samples(100)[0], expected, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("quadrature", ["spiral", "gauss"])
+def test_samples_are_exact(quadrature):
+    """They are made in float64, whatever the default, and the mean of 1 is 1."""
+    torch.set_default_dtype(torch.float32)
+    samples, weights = sphere_samples(128, quadrature)
+    assert samples.dtype == weights.dtype == torch.float64
+    assert weights.sum().item() == pytest.approx(1, abs=1e-14)
+
+
 def test_gauss_samples_integrate_exactly():
     """Their mean of products of harmonics up to degree 15 in all is exact: orthonormal to rounding."""
     samples, weights = sphere_samples(128, "gauss")

@@ -7,7 +7,7 @@ import torch
 from e3nn import o3
 from torch.nn.functional import silu
 
-from ocp_scn.nn import Edges, MessageBlock, split_edges
+from ocp_scn.nn import Edges, MessageBlock, split_edges, sum_messages
 from ocp_scn.nn import message_vjp as messages
 from ocp_scn.nn.taps import Taps
 from ocp_scn.ops.chunks import CPU, as_if
@@ -204,6 +204,35 @@ def test_chunks(mmax, num_taps, repeated, monkeypatch):
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
+def test_two_resolutions():
+    """Their messages in one step are the sum of those of each, and so are the derivatives."""
+    near, far = block_for(3, 1, 4), block_for(2, 1, 1)
+    inputs, wanted, found = edges(3), [*near.parameters(), *far.parameters()], []
+    x, features, source, target, frames = inputs
+    target, x = target.sort().values, x.requires_grad_()
+    of_each = []
+    for lmax in (3, 2):
+        wigner = packed_wigner(frames, lmax, 1)
+        of_each.append(Edges(wigner, wigner, split_edges(source, target, ATOMS, (4, 2), recorded=True)))
+    together = sum_messages([near, far], x, [features, features], of_each)
+    one, other = near(x, features, of_each[0]), far(x, features, of_each[1])
+    for sums in (together, one + torch.nn.functional.pad(other, (0, 0, 0, 16 - 9))):
+        found.append((sums, *torch.autograd.grad(sums.sin().sum(), [x, *wanted])))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_how_many_edges_at_once():
+    """The last map's chunks hold the values of all taps that are computed, in evaluation as in training."""
+    block = MessageBlock(
+        lmax=2, mmax=1, num_taps=2, channels=CHANNELS, hidden=HIDDEN, num_features=FEATURES, eval_num_taps=6
+    )
+    size = num_coefficients(2, 1) * CHANNELS
+    sizes = CPU._replace(message=7 * size + 1, last_map=24 * size + 1)
+    assert block.train().max_edges(sizes) == (7, 12)
+    assert block.eval().max_edges(sizes) == (7, 4)
 
 
 @pytest.mark.parametrize("scalars", [False, True])

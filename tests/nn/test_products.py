@@ -98,6 +98,21 @@ def test_where_large_products_pay(monkeypatch):
     assert large_products_pay(x.bfloat16())
 
 
+@pytest.mark.parametrize(
+    ("capability", "processor", "expected"),
+    [("AVX512", "AuthenticAMD", True), ("AVX512", "GenuineIntel", False), ("AVX2", "AuthenticAMD", False)],
+)
+def test_onednn_is_for_amds_processors_with_avx512(monkeypatch, capability, processor, expected):
+    """MKL has fast code for Intel's, and oneDNN is no faster without AVX-512."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(products.Path, "read_text", lambda path: f"{path}: vendor_id : {processor}")
+    faster = products._has_avx512_without_mkl.__wrapped__
+    assert faster() is expected
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not faster()
+
+
 @pytest.mark.parametrize("library", ["torch", "oneDNN"])
 def test_products_in_place(library, request):
     """A product replaces what is there or is added to it, in the precision of what is there."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ocp_scn.nn import EdgeFeatures, RadialBasis
+from ocp_scn.nn import EdgeFeatures, RadialBasis, polynomial_envelope
 
 CUTOFF, NUM_RADIAL = 6.0, 9
 SPACING = CUTOFF / (NUM_RADIAL - 1)
@@ -62,6 +62,19 @@ def test_fixed_bases_have_nothing_to_learn():
 def test_basis_without_edges(function):
     """No distance, no value."""
     assert RadialBasis(function, NUM_RADIAL, CUTOFF, 1.0)(torch.zeros(0)).shape == (0, NUM_RADIAL)
+
+
+def test_envelope():
+    """1 at 0 and 0 from the cutoff on, where two derivatives are 0 too; 1 - 28 u^6 + ... near 0."""
+    r = torch.tensor([0.0, 0.3, 2.0, CUTOFF, 7.0], requires_grad=True)
+    values = polynomial_envelope(r, CUTOFF)
+    u = r.detach() / CUTOFF
+    inside = 1 - 28 * u**6 + 48 * u**7 - 21 * u**8
+    torch.testing.assert_close(values.detach(), torch.where(u < 1, inside, 0.0), rtol=0, atol=1e-13)
+    (slope,) = torch.autograd.grad(values.sum(), r, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), r)
+    torch.testing.assert_close(slope[3:].detach(), torch.zeros(2), rtol=0, atol=1e-12)
+    torch.testing.assert_close(curvature[3:], torch.zeros(2), rtol=0, atol=1e-11)
 
 
 def test_edge_features():

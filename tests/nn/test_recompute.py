@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from ocp_scn.nn.recompute import recomputed
+from ocp_scn.nn.recompute import joined, recomputed
 
 
 class Product:
@@ -47,6 +47,27 @@ def test_derivatives_of_first_and_second_order():
     step.calls.clear()
     recomputed(step, x, y).sum().backward()
     assert step.calls == ["forward", "vjp"]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_autocast_is_off_inside(recorded):
+    """Steps know the dtype of their products; autocast would change it, in either pass."""
+
+    class Noted(Product):
+        def forward(self, x, y, keep=None):
+            self.calls.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(x, y, keep)
+
+        def vjp(self, gradient, kept, needed, x, y):
+            self.calls.append(torch.is_autocast_enabled("cpu"))
+            return super().vjp(gradient, kept, needed, x, y)
+
+    step, (x, y) = Noted(), [t.detach().requires_grad_(recorded) for t in inputs()]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = recomputed(step, x, y)
+        if recorded:
+            found.sum().backward()
+    assert step.calls == ([False, "forward", False, "vjp"] if recorded else [False, "forward"])
 
 
 def test_an_input_that_depends_on_another():
@@ -92,3 +113,11 @@ def test_precision_is_the_step_s_own():
         value = recomputed(step, x, y)
         assert value.dtype == torch.float32
         torch.testing.assert_close(torch.autograd.grad(value.sum(), x)[0], y.sum(0).expand(3, 4))
+
+
+def test_joined():
+    """Parts come one after the other along a dimension; a single one is not copied."""
+    x = torch.randn(4, 6)
+    assert joined([x]) is x
+    assert torch.equal(joined(x.split([1, 3])), x)
+    assert torch.equal(joined(x.split([1, 2, 3], dim=1), dim=1), x)

@@ -9,6 +9,7 @@ from e3nn import o3
 
 from ocp_scn.sphere import (
     edge_frames,
+    harmonics,
     kept_orders,
     num_coefficients,
     polar_rotation,
@@ -278,8 +279,8 @@ def test_gradients_agree_with_finite_differences():
 
 def test_constants_made_in_inference_mode_can_be_differentiated_through():
     """A first call under torch.inference_mode() leaves nothing behind that breaks training."""
-    rotation._fit_points.cache_clear()
-    rotation._constants.cache_clear()
+    for tables in (rotation._fit_points, rotation._constants, harmonics._recurrence):
+        tables.cache_clear()
     vec = torch.randn(4, 3, dtype=torch.float64)
     with torch.inference_mode():
         wigner_rows(edge_frames(vec, torch.zeros(4).double()), 3, 1)

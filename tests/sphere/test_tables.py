@@ -46,6 +46,15 @@ def test_double_after_float32_is_exact(turn):
     assert nest.inner.weight.dtype == torch.float64
 
 
+def test_modules_within_a_module_with_tables_follow_it():
+    """A module with tables may hold layers, as blocks of the network do."""
+    outer = Thirds()
+    outer.inner = Thirds()
+    outer.double()
+    assert torch.equal(outer.inner.thirds, VALUES)
+    assert outer.inner.weight.dtype == torch.float64
+
+
 def test_float_after_double_is_rounded():
     """Back in float32 the table is the rounded values."""
     assert torch.equal(Thirds().double().float().thirds, VALUES.float())

@@ -13,6 +13,7 @@ from ocp_scn.errors import InputError
 from ocp_scn.submission import check_file, write_file
 from ocp_scn.submission.__main__ import main
 from ocp_scn.submission.archive import SPLITS
+from ocp_scn.submission.arrays import value_faults
 from tests.submission.conftest import STRUCTURES, Arrays
 
 Change = Callable[[Arrays], None]
@@ -135,6 +136,19 @@ def test_fault(changed, data_sets, name):
     assert any(re.match(message, fault) for fault in faults), faults
 
 
+@pytest.mark.parametrize(
+    ("name", "limit", "text"),
+    [("energy", 1e4, "10000 eV"), ("forces", 1e3, "1000 eV/Å"), ("pos", 1e4, "10000 Å")],
+)
+def test_limits(name, limit, text):
+    """The largest number that there can be has no fault; what is larger has, of either sign."""
+    shape = (2,) if name == "energy" else (2, 3)
+    arrays = {"ids": np.array(["a", "b"]), name: np.full(shape, limit), "chunk_idx": np.array([1])}
+    assert not value_faults(arrays)
+    arrays[name].flat[-1] = -limit * 1.0001
+    assert value_faults(arrays) == [f"{name}: 1 of 2 are beyond {text}, the first of 'b'"]
+
+
 def test_swapped_splits_have_no_other_faults(changed, data_sets):
     faults = check_file(changed(swap), data_sets).faults
     assert [fault.split(":")[0] for fault in faults] == ["ood_ads", "ood_ads", "ood_cat", "ood_cat"]
@@ -187,6 +201,18 @@ def test_ids_of_two_splits_are_found_without_data_sets(changed):
     findings = check_file(path)
     assert "12 ids are in id and in ood_cat, '0_0', '0_1', '1_0', ..." in findings.faults
     assert any("without --against" in note for note in findings.notes)
+
+
+def test_structures_that_two_data_sets_share(changed, data_sets):
+    """They are in both splits of the file, as they have to be."""
+
+    def change(arrays: Arrays) -> None:
+        arrays.update({f"ood_cat_{key[3:]}": arrays[key] for key in list(arrays) if key.startswith("id_")})
+
+    path = changed(change)
+    assert not check_file(path, {**data_sets, "ood_cat": data_sets["id"]}).faults
+    faults = check_file(path, data_sets).faults
+    assert "12 ids are in id and in ood_cat, '0_0', '0_1', '1_0', ..." in faults
 
 
 def test_what_there_is_of_each_split(changed, data_sets, file_format):

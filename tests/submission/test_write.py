@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_lost_shards_are_named_and_nothing_is_written(results, data_sets, tmp_pa
 
 def test_results_that_do_not_fit_together(results, data_sets, tmp_path):
     twice = {**results, "id": [*results["id"], *results["id"]]}
-    with pytest.raises(InputError, match=r"id '.*' comes 2 times"):
+    with pytest.raises(InputError, match=r"id '.*' comes 2 times, in (\S*/id/ocp_predictions.npz) and \1$"):
         write_file(tmp_path / "f.npz", "s2ef", "current", twice, data_sets)
     swapped = {**results, "id": results["ood_ads"], "ood_ads": results["id"]}
     with pytest.raises(InputError, match="id: 12 of 12 structures are missing"):
@@ -149,6 +150,20 @@ def test_results_that_do_not_fit_together(results, data_sets, tmp_path):
     with pytest.raises(InputError, match=r"energy is float32 of 2 dimensions in .*, float64 of 1"):
         write_file(tmp_path / "f.npz", "is2re", "current", mixed, data_sets)
     assert not list(tmp_path.glob("*f.npz*"))
+
+
+def test_results_in_folders_of_runs(results, data_sets, tmp_path):
+    """The file is found; of predictions beside relaxations, IS2RE has to be told which."""
+    folders = {split: [path.parent] for split, (path,) in results.items()}
+    relaxed = np.load(relaxations(data_sets, tmp_path)["id"][0] / "relaxed_positions.npz")
+    np.savez_compressed(folders["id"][0] / "relaxed_positions.npz", **relaxed)
+    for name, paths in (("whole", results), ("found", folders)):
+        write_file(tmp_path / f"{name}.npz", "s2ef", "evalai", paths, data_sets)
+    assert (tmp_path / "found.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    with pytest.raises(InputError, match=r"id has ocp_predictions.npz and relaxed_positions.npz; name the"):
+        write_file(tmp_path / "f.npz", "is2re", "evalai", folders, data_sets)
+    with pytest.raises(InputError, match=r"ood_ads has no relaxed_positions.npz$"):
+        write_file(tmp_path / "f.npz", "is2rs", "evalai", folders, data_sets)
 
 
 def test_results_of_all_atoms_are_refused(results, data_sets, tmp_path):
@@ -189,6 +204,28 @@ def test_an_existing_file_is_kept(results, data_sets, folder, tmp_path, capsys):
     assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
     assert (tmp_path / "file.npz").read_text() == "precious"
     assert main([*words, "--overwrite"]) == 0
-    assert not check_file(tmp_path / "file.npz", data_sets).faults
+    findings = check_file(tmp_path / "file.npz", data_sets)
+    assert not findings.faults
+    assert set.intersection(*findings.formats.values()) == {"current"}
     assert main([word.replace("file.npz", "file.zip") for word in words]) == 2
     assert "expected a name that ends with .npz" in capsys.readouterr().err
+
+
+def test_words_of_the_command(results, data_sets, folder, tmp_path, capsys):
+    """Several files of a split are joined; without a split, or in another format, nothing is done."""
+    files = split_results(results, data_sets, 2)
+    words = [[f"--{split.replace('_', '-')}", *map(str, files[split])] for split in SPLITS]
+    three, all_splits = list(chain(*words[:-1])), list(chain(*words))
+    common = ["write", "s2ef", str(tmp_path / "file.npz"), "--against", str(folder), "--format", "evalai"]
+    assert main([*common, *all_splits]) == 0
+    write_file(tmp_path / "whole.npz", "s2ef", "evalai", results, data_sets)
+    assert (tmp_path / "file.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    for refused, message in (
+        ([*common, *three], "the following arguments are required: --ood-both"),
+        ([*common, *all_splits, "--format", "oc20"], "--format: invalid choice: 'oc20'"),
+        (["check", str(tmp_path / "file.npz"), "--format", "oc20"], "--format: invalid choice: 'oc20'"),
+        ([], "the following arguments are required: COMMAND"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(refused)
+        assert message in capsys.readouterr().err
