@@ -73,9 +73,10 @@ def _unreadable(path: Path, reason: str) -> InputError:
 
 def _pickle(more: Collection[tuple[str, str]], stand_ins: Mapping[tuple[str, str], Any]) -> Any:
     """Return what torch uses in place of the module ``pickle``."""
+    all_known = {**KNOWN, **stand_ins}
 
     class WithMore(Unpickler):
-        known = {**KNOWN, **stand_ins}
+        known = all_known
 
         def unknown(self, module: str, name: str) -> Any:
             if (module, name) in more:
