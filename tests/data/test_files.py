@@ -32,9 +32,9 @@ from ocp_scn.data.frames import read_frames
 from ocp_scn.errors import InputError, UnreadableError
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.fairchem.v1 import lmdb as writing
-from ocp_scn.fairchem.v1.lmdb import open_data_set
 from ocp_scn.fairchem.v1.relaxations import Relaxed, Results, write_relaxed
 from ocp_scn.fairchem.v1.results import WholeResultsTrainer
+from ocp_scn.fairchem.v1.shards import ShardedLmdbDataset
 from ocp_scn.report.figures import plot_parity
 from ocp_scn.submission import write_file
 from ocp_scn.submission.archive import SPLITS
@@ -195,7 +195,7 @@ def test_a_long_frame_is_no_bomb(tmp_path):
 def test_fairchem_makes_no_list_of_samples_that_there_are_not(tmp_path, length):
     says_length(tmp_path / "a.lmdb", length)
     with pytest.raises(InputError, match=r"a\.lmdb' cannot be read: its length is"):
-        open_data_set(str(tmp_path / "a.lmdb"))
+        ShardedLmdbDataset({"src": str(tmp_path / "a.lmdb")})
 
 
 def test_maps_grow_with_what_is_written(tmp_path, monkeypatch):
@@ -204,7 +204,7 @@ def test_maps_grow_with_what_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_CHUNK", 1 << 18)
     made = samples(400)
     write_lmdb(tmp_path / "out", made)
-    read = open_data_set(str(tmp_path / "out"))
+    read = ShardedLmdbDataset({"src": str(tmp_path / "out")})
     assert (tmp_path / "out/data.lmdb").stat().st_size > 1 << 19
     assert len(read) == 400
     assert all(torch.equal(read[index].pos, made[index].pos) for index in range(400))
@@ -321,4 +321,4 @@ def test_what_a_killed_conversion_left_is_cleaned_by_the_next(tmp_path):
     (tmp_path / ".out.part/train/data.lmdb").write_bytes(b"torn")
     assert main(["convert", str(tmp_path / "a.extxyz"), str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.extxyz", "out"]
-    assert len(open_data_set(str(tmp_path / "out/train"))) == 3
+    assert len(ShardedLmdbDataset({"src": str(tmp_path / "out/train")})) == 3

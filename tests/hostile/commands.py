@@ -20,7 +20,7 @@ if FAIRCHEM2:
     from ocp_scn.data.aselmdb import read_rows
 else:
     from ocp_scn.fairchem.v1.launcher import main as fairchem_main
-    from ocp_scn.fairchem.v1.lmdb import open_data_set
+    from ocp_scn.fairchem.v1.lmdb import read_data_set
     from ocp_scn.report.command import main as report_main
 
 
@@ -51,7 +51,7 @@ def _converted(out: Path, _: str) -> str:
         for atoms, data in read_rows(sorted((out / "train").glob("*.aselmdb"))):
             samples.append({**atoms.arrays, **data, **atoms.calc.results, "cell": atoms.cell.array})
     else:
-        samples = [sample.to_dict() for sample in open_data_set(str(out / "train"))]
+        samples = [sample.to_dict() for sample in read_data_set(str(out / "train"))]
         samples = [{**sample, "id": None} for sample in samples]  # fairchem's, by the place in the file
     return digest(sorted(samples, key=lambda sample: (str(sample["sid"]), sample["fid"])))
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ocp_scn.arrays import value_faults
 from ocp_scn.errors import InputError
 from ocp_scn.submission import check_file, write_file
 from ocp_scn.submission.__main__ import main
 from ocp_scn.submission.archive import SPLITS
-from ocp_scn.submission.arrays import value_faults
 from tests.submission.conftest import STRUCTURES, Arrays
 
 Change = Callable[[Arrays], None]

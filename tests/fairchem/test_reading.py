@@ -22,9 +22,9 @@ from torch_geometric.data import Data
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v1.checks import check_run
-from ocp_scn.fairchem.v1.lmdb import open_data_set
 from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.reading import load_sample
+from ocp_scn.fairchem.v1.shards import ShardedLmdbDataset
 from ocp_scn.model import SCN
 from ocp_scn.report.command import main as report
 from ocp_scn.trained import Trained, to_fairchem1
@@ -86,12 +86,12 @@ def test_a_sample_runs_nothing_unless_it_is_trusted(
     marker, folder = tmp_path / "marker", tmp_path / "evil"
     data_set(folder, sample(), sample(sid=Evil(marker)))
     source = str(folder / "data.lmdb" if of_file else folder)
-    line = refusal(open_data_set(source).__getitem__, 1)
+    line = refusal(ShardedLmdbDataset({"src": source}).__getitem__, 1)
     assert line.startswith(f"{source}: sample 1 cannot be read: refused 'posix.mkdir'")
     assert not marker.exists()
     monkeypatch.setenv(TRUST, "1")
     with caplog.at_level(logging.WARNING):
-        open_data_set(source)[1]
+        ShardedLmdbDataset({"src": source})[1]
     assert marker.exists()
     assert f"{source} is trusted" in caplog.text
 
@@ -101,15 +101,15 @@ def test_nothing_else_of_a_data_set_runs(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     length = data_set(tmp_path / "length", sample(), length=Evil(marker))
     assert f"{length}: its length cannot be read: refused 'posix.mkdir'" in refusal(
-        open_data_set, str(length)
+        ShardedLmdbDataset, {"src": str(length)}
     )
     program = data_set(tmp_path / "program", sample(pos=Tensor(torchscript(marker))))
-    line = refusal(open_data_set(str(program)).__getitem__, 0)
+    line = refusal(ShardedLmdbDataset({"src": str(program)}).__getitem__, 0)
     assert line.startswith(f"{program}: sample 0 cannot be read: it is no sample of fairchem 1: ")
     metadata = data_set(tmp_path / "metadata", sample())
     np.savez(metadata / "metadata.npz", natoms=np.array([Evil(marker)]))
     with pytest.raises(InputError, match=f"{metadata / 'metadata.npz'} cannot be read: Object arrays"):
-        _ = open_data_set(str(metadata))._metadata
+        _ = ShardedLmdbDataset({"src": str(metadata)})._metadata
     assert not marker.exists()
 
 
