@@ -78,8 +78,8 @@ def train(config: Path, run: Path, *words: str) -> subprocess.Popen[str]:
         [sys.executable, *start, "--timestamp-id", "run", "--optim.max_epochs=1000", *SETTINGS, *words],
         cwd=ROOT,
         env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=(run / "log").open("w"),
+        stdout=(run / "log").open("w"),
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
@@ -98,7 +98,7 @@ def test_signals_save(config: Path, tmp_path: Path, ranks: int) -> None:
     """By SIGTERM to the command, then by Ctrl-C to all its processes; the losses are those of one run."""
     path = tmp_path / "checkpoints/run/checkpoint.pt"
     steps = []
-    for number, step in ((signal.SIGTERM, 3), (signal.SIGINT, 8)):
+    for number, step in ((signal.SIGTERM, 3), (signal.SIGINT, 60)):
         process = train(config, tmp_path, "--num-gpus", str(ranks))
         wait_for_step(process, tmp_path / "log", step)
         (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
