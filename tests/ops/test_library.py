@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ocp_scn import ops
+from ocp_scn.ops import reference
 from tests.ops.operators import FAST, arguments
 
 # What of an operator's arguments has no derivative: tables that only depend on the settings.
@@ -79,3 +80,12 @@ def _with(name, values, tensors):
         else:
             new.append(value)
     return tuple(new)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_coefficients_of_edges_in_another_dtype(dtype):
+    """They are computed in the dtype of the Wigner matrices, and rounded once."""
+    found = dict(arguments(FAST[0], torch.float64))
+    *inputs, _ = found["node_to_edge"]
+    exact = reference.node_to_edge(*inputs, torch.float64)
+    assert torch.equal(reference.node_to_edge(*inputs, dtype), exact.to(dtype))

@@ -259,5 +259,9 @@ def test_exit_status(changed, folder, file_format, capsys):
     assert f"S2EF, format {file_format}" in printed
     assert main(["check", str(changed(put("id_energy", 0, np.nan))), "--against", str(folder)]) == 1
     assert "fault: id: energy: 1 of 12 are not finite" in capsys.readouterr().out
+    assert main(["check", str(changed(drop_first))]) == 0
+    capsys.readouterr()
+    assert main(["check", str(path), "--against", str(folder)]) == 1
+    assert "1 of 12 structures are missing" in capsys.readouterr().out
     assert main(["check", str(path.with_name("absent.npz"))]) == 2
     assert capsys.readouterr().err.startswith("error: ")
