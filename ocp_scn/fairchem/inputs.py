@@ -38,11 +38,13 @@ def checked_systems(data: Any, config: SCNConfig, known: KnownElements | None) -
     if known is not None:
         known.check(elements)
     _check_positions(data, systems)
-    finite = np.isfinite(systems.cell).all((1, 2))
-    if not finite.all():
-        system = int(finite.argmin())
+    limit = farthest(np.float64)
+    good = (np.abs(systems.cell) <= limit).all((1, 2))  # False for what is no number
+    if not good.all():
+        system = int(good.argmin())
         cell = systems.cell[system].tolist()
-        raise InputError(f"cell {cell} of {_sid(data, system)}; expected finite numbers")
+        expected = "finite numbers" if not np.isfinite(cell).all() else f"vectors within {limit:.0e} Å"
+        raise InputError(f"cell {cell} of {_sid(data, system)}; expected {expected}")
     check_cells(systems, partial(_sid, data))
     systems = systems.wrapped()
     check_images(systems, config.cutoff, partial(_sid, data))

@@ -22,7 +22,8 @@ _MARGIN = 1e-2
 _BLOCK = 256.0
 # Pairs that are compared at once on a device, at 40 bytes each: 640 MiB.
 MAX_PAIRS = 2**24
-# Radii between two atoms up to which vesin is used: its grid covers all atoms, and overflows beyond 1e5.
+# Radii between two atoms, or along a periodic cell vector, up to which vesin is used: its grid covers all
+# atoms and the cell, and overflows beyond: it ends the process.
 _MAX_EXTENT = 2000
 
 _settings = {"comparing_all": False}
@@ -86,9 +87,10 @@ def find_pairs(systems: Systems, radius: float, device: torch.device) -> Pairs:
 
 
 def _extent(systems: Systems) -> float:
-    """Return the largest distance along x, y or z between two atoms of a system, at most, Å."""
+    """Return how far atoms along x, y or z, or periodic cells along their vectors, reach at most, Å."""
     from_first = systems.pos - systems.pos[systems.first[systems.system]]
-    return 2 * float(np.abs(from_first).max(initial=0))
+    vectors = np.linalg.norm(systems.cell[systems.periodic].astype(np.float64), axis=-1)
+    return max(2 * float(np.abs(from_first).max(initial=0)), float(vectors.max(initial=0)))
 
 
 def _parts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
