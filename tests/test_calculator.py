@@ -209,7 +209,7 @@ def test_faults_are_named(tmp_path: Path) -> None:
         calculator(tmp_path, dtype="float16")
     with pytest.raises(InputError, match="device='nonsense'"):
         SCNCalculator(tmp_path / "checkpoint.pt", device="nonsense")
-    with pytest.raises(InputError, match=r"missing\.pt' is no file"):
+    with pytest.raises(InputError, match=r"missing\.pt does not exist"):
         SCNCalculator(tmp_path / "missing.pt")
 
 

@@ -165,8 +165,11 @@ def many_items(path: Path) -> None:
 BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a.extxyz.xz": (lambda path: path.write_bytes(lzma.compress(bytes(1 << 22))), "unpack to more than"),
     "a.xyz.gz": (lambda path: path.write_bytes(gzip.compress(bytes(1 << 22))), "unpack to more than"),
-    "a.xyz": (lambda path: path.write_text("1000000000000\n\nCu 0 0 0\n"), "says that it has 1000000000000"),
-    "negative.xyz": (lambda path: path.write_text("-5\n\nCu 0 0 0\n"), "says that it has -5 atoms"),
+    "a.xyz": (lambda path: path.write_text("1000000000000\n\nCu 0 0 0\n"), "of 1000000000000 atoms"),
+    "negative.xyz": (
+        lambda path: path.write_text("-5\n\nCu 0 0 0\n"),
+        "expected a number of atoms, not '-5'",
+    ),
     "a.lmdb": (lambda path: says_length(path, 10**12), "its length is 1000000000000"),
     "text.lmdb": (lambda path: says_length(path, "many"), "its length is no number"),
     "code.lmdb": (lambda path: says_length(path, os.getcwd), "its length is no number"),

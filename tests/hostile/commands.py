@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ def _predicted(out: Path, _: str) -> str:
 
 def _report(path: Path, _: Path) -> int:
     run = next(parent for parent in path.parents if (parent / "run").is_dir()) / "run"
-    return report_main([str(run), "--data", str(run.parent / "data")])
+    os.chdir(run.parent)  # the checkpoint names its data set relative to this; a case is a process of its own
+    return report_main([str(run)])
 
 
 def _reported(out: Path, _: str) -> str:

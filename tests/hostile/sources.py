@@ -147,7 +147,7 @@ def write_run(folder: Path) -> None:
     write_data_set(folder / "data/data.lmdb", frames())
     for name in ("checkpoints", "results"):
         (folder / "run" / name / "one").mkdir(parents=True, exist_ok=True)
-    write_checkpoint(folder / "run/checkpoints/one", folder / "data", "checkpoint.pt")
+    write_checkpoint(folder / "run/checkpoints/one", Path("data"), "checkpoint.pt")
     write_arrays(folder / "run/results/one/s2ef_predictions.npz", predictions())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,21 @@ def test_a_data_set_without_energies_is_named(run_dir, samples, capsys, tmp_path
 
 
 def test_a_checkpoint_that_is_none_of_a_training(run_dir, capsys):
-    for content in ({"state_dict": {}}, {"config": {"outputs": {}}}, [1]):
+    model = {"name": "ocp_scn"}
+    for content, message in (
+        ({"state_dict": {}}, "it has no 'config'"),
+        (
+            {"state_dict": {}, "config": {"model": model, "outputs": 3}},
+            "its outputs is 3",
+        ),
+        (
+            {"state_dict": {}, "config": {"model": model, "outputs": {}, "dataset": {}}},
+            "names no training set",
+        ),
+        ([1], "it is a list"),
+    ):
         torch.save(content, run_dir / "checkpoints/mine/checkpoint.pt")
-        assert "checkpoint.pt is no checkpoint of a training" in refusal(run_dir, capsys)
+        assert re.search(f"checkpoint.pt.*{message}", refusal(run_dir, capsys))
     (run_dir / "checkpoints/mine/checkpoint.pt").unlink()
     assert "has no checkpoints/*/checkpoint.pt" in refusal(run_dir, capsys)
 
