@@ -20,9 +20,10 @@ def fixed_mask(fixed: Any, natoms: int) -> np.ndarray:
     """
     values = np.asarray(fixed)
     flat = values.reshape(-1)
-    if flat.size == natoms and flat.dtype.kind in "biuf" and np.isin(flat, (0, 1)).all():
+    is_line = flat.size == max(values.shape, default=1)  # not a table, whose numbers are of something else
+    if is_line and flat.size == natoms and flat.dtype.kind in "biuf" and np.isin(flat, (0, 1)).all():
         return flat != 0
-    indices = flat.size == max(values.shape, default=1) and flat.dtype.kind in "iu"
+    indices = is_line and flat.dtype.kind in "iu"
     indices = indices and len(np.unique(flat)) == flat.size  # else they are flags of other atoms
     if not flat.size or (indices and flat.min() >= 0 and flat.max() < natoms):
         mask = np.zeros(natoms, dtype=bool)

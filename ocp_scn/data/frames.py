@@ -340,7 +340,7 @@ def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:
 
 
 def _has_references(path: Path) -> bool:
-    return path.name.endswith(XYZ) and _text_file(path).is_file()
+    return path.name.endswith(XYZ) and _text_file(path).exists()
 
 
 def _text_file(path: Path) -> Path:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import lmdb
 
 from ocp_scn.errors import InputError, UnreadableError, cause
+from ocp_scn.unpickling import ERRORS, loads
 
 # Where a map begins, bytes.
 FIRST_MAP_SIZE = 1 << 24
@@ -97,23 +95,13 @@ def sample_count(path: Path, environment: lmdb.Environment) -> int:
     if data is None:
         return entries
     try:
-        count = int(_NumberUnpickler(io.BytesIO(data)).load())
-    except (pickle.UnpicklingError, LookupError, AttributeError, TypeError, ValueError, EOFError) as error:
+        count = int(loads(data))
+    except ERRORS as error:
         raise UnreadableError(f"{str(path)!r} cannot be read: its length is no number: {error}") from error
     if not 0 <= count <= entries:
         text = f"{str(path)!r} cannot be read: its length is {count}, and it has {entries} entries"
         raise UnreadableError(text)
     return count
-
-
-class _NumberUnpickler(pickle.Unpickler):
-    """Reads numbers, those of numpy included, and runs nothing."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {"numpy": "dtype", "numpy.core.multiarray": "scalar", "numpy._core.multiarray": "scalar"}
-        if allowed.get(module) != name:
-            raise pickle.UnpicklingError(f"it is of {module}.{name}")
-        return super().find_class(module, name)
 
 
 class SizeGuard:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, shown
 
 LARGEST_LABEL = 1e10  # eV, eV/Å, eV/Å³: beyond any structure, and float32 squares it
 
@@ -17,9 +17,12 @@ def check_label(where: str, name: str, value: Any) -> None:
     """Check the numbers of a label; ``where`` names its structure.
 
     Raises:
-        InputError: for numbers that are not finite or beyond ``LARGEST_LABEL``.
+        InputError: for what is no numbers, numbers that are not finite or beyond ``LARGEST_LABEL``.
     """
-    numbers = np.asarray(value, dtype=np.float64)
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where} has {name}={shown(value)}; expected numbers") from error
     if not np.isfinite(numbers).all():
         raise InputError(f"{where} has {name} with numbers that are not finite")
     largest = float(numbers.flat[np.abs(numbers).argmax()]) if numbers.size else 0.0

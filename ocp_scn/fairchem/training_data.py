@@ -49,13 +49,24 @@ def elements_of(data_set: Any) -> set[int] | None:
     return found
 
 
-def check_metadata(source: Path) -> None:
+def check_metadata(source: Path, count: int | None = None) -> None:
     """Check the file ``metadata.npz`` of a data set, a file or a folder, before fairchem reads it.
 
+    Args:
+        source: the data set.
+        count: its number of samples, where that is known.
+
     Raises:
-        InputError: for a file that cannot be read, or with arrays larger than it.
+        InputError: for a file that cannot be read, with arrays larger than it, or of other samples.
     """
-    check_npz(_folder(source) / METADATA_FILE)
+    path = _folder(source) / METADATA_FILE
+    check_npz(path)
+    if count is None or not path.is_file():
+        return
+    file = Npz(path)
+    sizes = len(np.atleast_1d(file["natoms"])) if "natoms" in file else count
+    if sizes != count:
+        raise InputError(f"{path} has the sizes of {sizes} samples, and the data set has {count}")
 
 
 def sizes_of(data_set: Any) -> tuple[int, int]:

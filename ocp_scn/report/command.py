@@ -31,6 +31,7 @@ from ocp_scn.options import Parser
 from ocp_scn.report.figures import plot_loss, plot_parity
 from ocp_scn.report.predictions import (
     Targets,
+    check_finite,
     check_rows,
     composition_energy,
     data_set_name,
@@ -179,6 +180,7 @@ def compare_predictions(run_dir: Path, splits: dict[str, dict[str, Targets]]) ->
     tables: dict[str, Rows] = {task: {} for task in splits}
     for path in _by_age(run_dir, "*predictions.npz"):
         predictions = read_results([path], "s2ef" if "forces" in Npz(path) else "is2re")
+        check_finite(path, predictions)
         names = {task: matching(sets, predictions["ids"]) for task, sets in splits.items()}
         task, name = next(((task, name) for task, name in names.items() if name), (None, None))
         if task is None or name is None:

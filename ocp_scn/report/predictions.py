@@ -153,6 +153,14 @@ def mismatch(splits: Mapping[str, Targets], ids: np.ndarray) -> str:
     return f"of its ids, compared with the {len(splits[name].ids)} of {name!r}, {'; '.join(lines)}"
 
 
+def check_finite(path: Path, found: Results) -> None:
+    """Check that predictions are numbers with which metrics can be made."""
+    for name in ("energy", "forces"):
+        wrong = ~np.isfinite(found[name]) if name in found else np.zeros(0, bool)
+        if wrong.any():
+            raise InputError(f"{path}: {wrong.sum()} of {wrong.size} numbers of {name} are not finite")
+
+
 def check_rows(path: Path, found: Results, targets: Targets) -> None:
     """Check that predicted forces are those of each structure's free atoms.
 

@@ -100,7 +100,7 @@ def test_nothing_else_of_a_data_set_runs(tmp_path: Path) -> None:
     """Neither its length, nor an archive in the place of numbers, nor the metadata beside it."""
     marker = tmp_path / "marker"
     length = data_set(tmp_path / "length", sample(), length=Evil(marker))
-    assert f"{length}: its length cannot be read: refused 'posix.mkdir'" in refusal(
+    assert f"{length}/data.lmdb' cannot be read: its length is no number: refused 'posix.mkdir'" in refusal(
         ShardedLmdbDataset, {"src": str(length)}
     )
     program = data_set(tmp_path / "program", sample(pos=Tensor(torchscript(marker))))
@@ -206,7 +206,7 @@ def test_a_calculator_and_a_report_name_what_is_missing(
     assert f"error: {path} is not a checkpoint of fairchem: it has no 'config'" in capsys.readouterr().err
     torch.save(checkpoint | {"config": {"model": {"name": "scn"}}}, path)
     assert report([str(tmp_path / "run")]) == 2
-    assert f"error: {path}: its outputs are None" in capsys.readouterr().err
+    assert f"error: {path}: its outputs is None" in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:3000])
     assert report([str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err

@@ -185,7 +185,15 @@ def _refusal(status: int, printed: str, complained: str, path: Path, out: Path, 
     left = [] if not COMMANDS[case.kind.command].whole else [p.name for p in out.parent.glob(f"*{out.name}*")]
     if left:
         return Verdict("silent", f"refused, but leaves {left}")
-    names = {path.name, path.name.split(".")[0] + "#", str(path.parent), "system s"}
+    names = {
+        path.name,
+        path.name.split(".")[0] + "#",
+        str(path.parent),
+        f"data set {path.parent.name!r}",
+        f"{path.parent.name}: sample",
+        "system s",
+        "systems s",
+    }
     if path.suffix != ".yml" and not any(name in lines[0] for name in names):  # YAML: the key
         return Verdict("unnamed", lines[0])
     return Verdict("refused", lines[0])

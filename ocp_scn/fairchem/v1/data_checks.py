@@ -114,10 +114,11 @@ def check_data_set(
         return None
     try:
         for source in map(Path, sources):
+            count = 0
             for path in source.glob("*.lmdb") if source.is_dir() else [source]:
                 with open_lmdb(path) as environment:
-                    sample_count(path, environment)
-            check_metadata(source)
+                    count += sample_count(path, environment)
+            check_metadata(source, count)
         data_set = registry.get_dataset_class(settings.get("format", "lmdb"))(dict(settings))
         size = len(data_set)
         sample = data_set[0] if size else {}

@@ -14,7 +14,9 @@ from fairchem.core.modules.evaluator import Evaluator
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
+from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.finite import LARGEST_LABEL, check_label, nan_unless_finite
+from ocp_scn.fairchem.memory import is_out_of_memory
 from ocp_scn.fairchem.v1.results import WholeResultsTrainer
 
 LABELS = ("energy", "forces", "stress")
@@ -29,8 +31,7 @@ def collate(samples: Sequence[Data], *, targets: Collection[str], otf_graph: boo
     filled = list(samples)
     for name in [name for name in LABELS if name in targets]:
         known = [sample[name] for sample in samples if name in sample]
-        # Neither is NaN at most the largest.
-        if not all((torch.as_tensor(value).abs() <= LARGEST_LABEL).all() for value in known):
+        if not all(map(_is_label, known)):
             for sample in samples:
                 check_label(f"system {sample.get('sid', '?')}", name, sample.get(name, 0))
         if len(known) == len(samples):
@@ -39,7 +40,20 @@ def collate(samples: Sequence[Data], *, targets: Collection[str], otf_graph: boo
             if name not in sample:
                 filled[number] = copy.copy(sample)
                 filled[number][name] = _nothing(name, int(sample.natoms), known[0] if known else None)
-    return data_list_collater(filled, otf_graph=otf_graph)
+    try:
+        return data_list_collater(filled, otf_graph=otf_graph)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        names = ", ".join(str(sample.get("sid", "?")) for sample in samples)
+        raise InputError(f"systems {names} make no batch: {cause(error)}") from error
+
+
+def _is_label(value: Any) -> bool:
+    try:
+        return bool((torch.as_tensor(value).abs() <= LARGEST_LABEL).all())  # NaN is not at most the largest
+    except (TypeError, ValueError, RuntimeError):  # a text, say
+        return False
 
 
 def _nothing(name: str, natoms: int, example: Any) -> Any:

@@ -70,11 +70,15 @@ def read_data_set(source: str) -> Iterator[Data]:
         raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
     try:
         data_set = ShardedLmdbDataset({"src": source})
+    except InputError:
+        raise
     except UNREADABLE as error:
         raise InputError(f"data set {source!r} cannot be read: {cause(error)}") from error
     for index in range(len(data_set)):
         try:
             sample = data_set[index]
+        except InputError:
+            raise
         except UNREADABLE as error:
             raise InputError(f"data set {source!r}: sample {index} cannot be read: {cause(error)}") from error
         yield sample

@@ -20,6 +20,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
     """
     for name in ("optim", "task", "outputs", "evaluation_metrics"):
         _section(name, config.get(name))
+    _check_primary_metric(config)
     milestones = _section("optim", config.get("optim")).get("lr_milestones", [])
     if not isinstance(milestones, list) or not all(isinstance(step, int | float) for step in milestones):
         raise InputError(f"optim.lr_milestones={shown(milestones)}; expected a list of steps")
@@ -33,6 +34,19 @@ def check_sections(config: Mapping[str, Any]) -> None:
     splits = enumerate(data) if isinstance(data, list) else _section("dataset", data).items()
     for split, settings in splits:
         _check_split(f"dataset.{split}", _section(f"dataset.{split}", settings))
+
+
+def _check_primary_metric(config: Mapping[str, Any]) -> None:
+    """Check that a training with validation data can tell its best checkpoint, after its first epoch."""
+    data = config.get("dataset")
+    if config.get("mode") != "train" or not (isinstance(data, Mapping) and data.get("val")):
+        return
+    primary = _section("evaluation_metrics", config.get("evaluation_metrics")).get("primary_metric")
+    if not isinstance(primary, str):
+        raise InputError(
+            f"evaluation_metrics.primary_metric={shown(primary)}; expected the metric by which the best "
+            "checkpoint is chosen, such as forces_mae"
+        )
 
 
 def _check_split(name: str, settings: Mapping[str, Any]) -> None:
