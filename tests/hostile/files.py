@@ -193,6 +193,7 @@ def _refusal(status: int, printed: str, complained: str, path: Path, out: Path, 
         f"{path.parent.name}: sample",
         "system s",
         "systems s",
+        "split 'train'",
     }
     if path.suffix != ".yml" and not any(name in lines[0] for name in names):  # YAML: the key
         return Verdict("unnamed", lines[0])

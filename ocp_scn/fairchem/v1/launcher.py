@@ -81,8 +81,8 @@ class Runner(_cli.Runner):
                 raise self._out_of_memory(error) from error
             if _LOST_RANK.search(str(error)):
                 time.sleep(_FIRST_WORD)
-                rank, cause = distutils.get_rank(), str(error).splitlines()[0]
-                raise InputError(f"rank {rank} lost another rank, which has ended: {cause}") from error
+                rank, reason = distutils.get_rank(), str(error).splitlines()[0]
+                raise InputError(f"rank {rank} lost another rank, which has ended: {reason}") from error
             raise
 
     def _out_of_memory(self, error: BaseException) -> InputError:
@@ -152,10 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _, failure = error.get_first_failure()
         if failure.exitcode in _STATUSES_OF_SIGNALS:  # of a rank that has said so
             return failure.exitcode
-        cause = _cause_in_rank(error)
-        if cause is None:
+        reason = _cause_in_rank(error)
+        if reason is None:
             raise
-        return _refuse(cause)
+        return _refuse(reason)
     except SignalException as error:
         return 128 + error.sigval
     return 0
