@@ -14,10 +14,10 @@ from ocp_scn.fairchem.systems import Systems
 MIN_DISTANCE = 0.01
 # A cell with fewer images than this within reach needs no limit: memory grows with the atoms alone.
 _FEW = 64
-# Images and pairs of a system that fit into memory, at about 100 bytes each. Ordinary cells are far below:
-# one of 1 Å has 7e3 of each for a cutoff of 8 Å.
+# Images of a system that fit into memory, at about 100 bytes each, and pairs, for which a network of all
+# neighbours takes ten times as much. Ordinary cells are far below: one of 1 Å has 7e3 for a cutoff of 8 Å.
 _MAX_IMAGES = 2**22
-_MAX_PAIRS = 2**26
+_MAX_PAIRS = 2**21
 
 
 def check_images(systems: Systems, radius: float, name: Callable[[int], str] = "system {}".format) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ _MARGIN = 1e-2
 _BLOCK = 256.0
 # Pairs that are compared at once on a device, at 40 bytes each: 640 MiB.
 MAX_PAIRS = 2**24
-# Radii between two atoms, or along a periodic cell vector, up to which vesin is used: its grid covers all
-# atoms and the cell, and overflows beyond: it ends the process.
-_MAX_EXTENT = 2000
+# Cells of vesin's grid. It makes larger grids coarser, keeping their shape, and so comes to 0 cells along a
+# short side, which ends the process.
+_MAX_CELLS = 1e5
 
 _settings = {"comparing_all": False}
 
@@ -78,7 +79,7 @@ def find_pairs(systems: Systems, radius: float, device: torch.device) -> Pairs:
         device: the one of the batch. On a GPU all atoms of a system are compared with all images within
             reach, for all systems at once; on a CPU grids of cells are compared, by the library vesin.
     """
-    if compares_all(device) or _extent(systems) > _MAX_EXTENT * radius:
+    if compares_all(device) or _has_no_grid(systems, radius):
         return _compare_all(systems, radius, device)
     return _search_cells(systems, radius)
 
@@ -86,11 +87,25 @@ def find_pairs(systems: Systems, radius: float, device: torch.device) -> Pairs:
 # --- on a CPU -------------------------------------------------------------------------------------
 
 
-def _extent(systems: Systems) -> float:
-    """Return how far atoms along x, y or z, or periodic cells along their vectors, reach at most, Å."""
-    from_first = systems.pos - systems.pos[systems.first[systems.system]]
-    vectors = np.linalg.norm(systems.cell[systems.periodic].astype(np.float64), axis=-1)
-    return max(2 * float(np.abs(from_first).max(initial=0)), float(vectors.max(initial=0)))
+def _has_no_grid(systems: Systems, radius: float) -> bool:
+    """Tell whether vesin's grid of cells, as long as the radius, might have a side without any.
+
+    It reaches from plane to plane of a cell along periodic directions, and along others as far as atoms do.
+    """
+    apart = np.abs(systems.pos - systems.pos[systems.first[systems.system]]).max(axis=1, initial=0)
+    reach = np.zeros(len(systems.natoms))
+    np.maximum.at(reach, systems.system, 2 * apart)  # of atoms, at most
+    heights = 1 / np.linalg.norm(systems.inverse, axis=1)
+    most = np.maximum(np.where(systems.periodic, heights, reach[:, None]) / radius, 1)
+    if most.prod(axis=1).max(initial=0) <= _MAX_CELLS:
+        return False
+    for sides in itertools.product((True, False), repeat=3):  # as long as they may be, or of one cell
+        cells = np.where(systems.periodic | np.array(sides), most, 1)
+        total = cells.prod(axis=1, keepdims=True)
+        coarser = cells * np.cbrt(_MAX_CELLS / total)
+        if ((total > _MAX_CELLS) & (coarser < 2)).any():  # 2: numbers of cells are rounded down
+            return True
+    return False
 
 
 def _parts(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -64,9 +64,11 @@ def check_metadata(source: Path, count: int | None = None) -> None:
     if count is None or not path.is_file():
         return
     file = Npz(path)
-    sizes = len(np.atleast_1d(file["natoms"])) if "natoms" in file else count
-    if sizes != count:
-        raise InputError(f"{path} has the sizes of {sizes} samples, and the data set has {count}")
+    sizes = file["natoms"] if "natoms" in file else np.zeros(count, int)
+    if sizes.ndim != 1 or sizes.dtype.kind not in "iu":
+        raise InputError(f"{path}: natoms is {sizes.dtype} of shape {sizes.shape}; expected integers")
+    if len(sizes) != count:
+        raise InputError(f"{path} has the sizes of {len(sizes)} samples, and the data set has {count}")
 
 
 def sizes_of(data_set: Any) -> tuple[int, int]:

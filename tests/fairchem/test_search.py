@@ -142,6 +142,13 @@ CRYSTALS = {
     "an atom": lambda: Atoms("H"),
     "nothing": Atoms,
     "atoms far apart": lambda: Atoms("H3", [[0, 0, 0], [1, 0, 0], [1e7, 1e7, 0]]),
+    # Grids of these have a side that is too short for their number of cells.
+    "a wide thin cell": lambda: Atoms("H2", [[0, 0, 0], [1, 0, 0]], cell=[4e4, 4e4, 3], pbc=True),
+    "a long cell": lambda: Atoms("H2", [[0, 0, 0], [1, 0, 0]], cell=[3e7, 3, 3], pbc=True),
+    "a wide layer of atoms": lambda: Atoms("H3", [[0, 0, 0], [1, 0, 0], [9e3, 9e3, 0]]),
+    "a wide cell with a layer": lambda: Atoms(
+        "H2", [[0, 0, 0], [1, 0, 0]], cell=[4e4, 4e4, 9], pbc=(1, 1, 0)
+    ),
 }
 
 

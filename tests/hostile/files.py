@@ -194,6 +194,7 @@ def _refusal(status: int, printed: str, complained: str, path: Path, out: Path, 
         "system s",
         "systems s",
         "split 'train'",
+        f" {path.stem}: ",  # a split of a submission
     }
     if path.suffix != ".yml" and not any(name in lines[0] for name in names):  # YAML: the key
         return Verdict("unnamed", lines[0])

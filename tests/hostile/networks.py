@@ -262,7 +262,11 @@ def _variant_fault(
         )
         copy.atomic_numbers = copy.atomic_numbers if of is None else copy.atomic_numbers[torch.as_tensor(of)]
         copies.append(copy)
-    again = network(Batch.from_data_list(copies))
+    try:
+        again = network(Batch.from_data_list(copies))
+    except InputError:  # of the last one: another choice of the cell may be too skewed to be computed
+        variants.popitem()
+        again = network(Batch.from_data_list(copies[:-1]))
     scale = float(found["energy"].abs().max() + found["forces"].abs().max()) + len(pos)
     for k, (name, (_, _, of)) in enumerate(variants.items()):
         forces = found["forces"] if of is None else found["forces"][torch.as_tensor(of)]
