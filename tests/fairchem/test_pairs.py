@@ -1,17 +1,43 @@
-"""The radius graph is fairchem's, edge by edge."""
+"""The pairs of the search make fairchem's radius graph, edge by edge."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
-from fairchem.core.common.utils import radius_graph_pbc
+from fairchem.core.common.utils import get_max_neighbors_mask, radius_graph_pbc
+from torch import Tensor
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.pairs import radius_graph
+from ocp_scn.fairchem.images import check_images
+from ocp_scn.fairchem.search import find_pairs
+from ocp_scn.fairchem.systems import check_cells, fetch
+
+
+def radius_graph(
+    data: Any, radius: float, max_num_neighbors: int, enforce_max_neighbors_strictly: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what fairchem's ``radius_graph_pbc`` does, from the pairs of this package's search.
+
+    Returns:
+        Sources and targets (2, E), cell offsets (E, 3) of the sources, and edges by system (B,).
+    """
+    systems, *_ = fetch(data.pos, data.cell, data.natoms, data.pbc.expand(len(data.natoms), 3))
+    check_cells(systems)
+    check_images(systems, radius)
+    pairs = find_pairs(systems, radius, data.pos.device)
+    kept, counts = get_max_neighbors_mask(
+        natoms=data.natoms,
+        index=pairs.target,
+        atom_distance=pairs.distance2,
+        max_num_neighbors_threshold=max_num_neighbors,
+        enforce_max_strictly=enforce_max_neighbors_strictly,
+    )
+    return torch.stack((pairs.source, pairs.target))[:, kept], pairs.offset[kept], counts
 
 
 def batch(*structures: Atoms) -> SimpleNamespace:
