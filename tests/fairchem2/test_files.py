@@ -146,7 +146,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(
         atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
     write(tmp_path / "many.traj", frames)
     torch.save({}, tmp_path / "source.pt")
-    monkeypatch.setattr(checkpoint, "_translate", lambda *_: ("2", None, {"weights": torch.rand(100_000)}))
+    monkeypatch.setattr(checkpoint, "read_trained", lambda _: (1, None))
+    monkeypatch.setattr(checkpoint, "_of_other_line", lambda *_: {"weights": torch.rand(100_000)})
     folder = tmp_path / "out"
     folder.mkdir()
     with full_disk(10_000), pytest.raises(InputError, match=r"cannot be written: .+, with [\d.]+ MiB free$"):
