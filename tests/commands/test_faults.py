@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_too_little_memory(command: Command, config: Path, tmp_path: Path) -> No
     assert line.endswith(" edges; lower optim.batch_size=16")
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let processes answer Ctrl-C, also where a shell has started the tests with &, and they inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def train(config: Path, run: Path, *words: str) -> subprocess.Popen[str]:
     """Start a training, in a process group of its own."""
     start = ["main.py", "--mode", "train", "--config-yml", str(config), "--cpu", "--run-dir", str(run)]
@@ -82,8 +91,6 @@ def train(config: Path, run: Path, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # A shell lets what it starts with & ignore Ctrl-C, and this would inherit it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -95,6 +102,7 @@ def wait_for_step(process: subprocess.Popen[str], log: Path, step: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_signals_save(config: Path, tmp_path: Path, ranks: int) -> None:
     """By SIGTERM to the command, then by Ctrl-C to all its processes; the losses are those of one run."""
