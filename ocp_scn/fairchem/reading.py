@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ocp_scn.errors import InputError, cause
-from ocp_scn.unpickling import trusted
-
-_ERRORS = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+from ocp_scn.npz import Npz
 
 
 def with_load(module: ModuleType, load: Callable[..., Any]) -> ModuleType:
@@ -25,13 +20,10 @@ def with_load(module: ModuleType, load: Callable[..., Any]) -> ModuleType:
 
 
 def load_arrays(path: str | Path, **_: Any) -> dict[str, np.ndarray]:
-    """Return the arrays of an npz file, as ``numpy.load`` does; pickles in it only if the user trusts it.
+    """Return the arrays of an npz file, as ``numpy.load`` does, but no pickles in it.
 
     Raises:
         InputError: for a file that cannot be read, or that has something else than numbers and texts.
     """
-    try:
-        with np.load(path, allow_pickle=trusted()) as file:
-            return {name: file[name] for name in file}
-    except _ERRORS as error:
-        raise InputError(f"{path} cannot be read: {cause(error)}") from error
+    file = Npz(Path(path))
+    return {name: file[name] for name in file.keys}

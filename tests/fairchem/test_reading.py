@@ -108,7 +108,9 @@ def test_nothing_else_of_a_data_set_runs(tmp_path: Path) -> None:
     assert line.startswith(f"{program}: sample 0 cannot be read: it is no sample of fairchem 1: ")
     metadata = data_set(tmp_path / "metadata", sample())
     np.savez(metadata / "metadata.npz", natoms=np.array([Evil(marker)]))
-    with pytest.raises(InputError, match=f"{metadata / 'metadata.npz'} cannot be read: Object arrays"):
+    with pytest.raises(
+        InputError, match=f"{metadata / 'metadata.npz'}: 'natoms' cannot be read: Object arrays"
+    ):
         _ = ShardedLmdbDataset({"src": str(metadata)})._metadata
     assert not marker.exists()
 

@@ -141,6 +141,6 @@ def test_metadata_of_a_data_set_run_nothing(tmp_path, sample):
     source = next((sample / "s2ef/val").glob("*.aselmdb"))
     (tmp_path / "data" / source.name).write_bytes(source.read_bytes())
     np.savez(tmp_path / "data/metadata.npz", natoms=np.array([Evil(tmp_path / "marker")]))
-    with pytest.raises(InputError, match=r"metadata\.npz cannot be read: Object arrays"):
+    with pytest.raises(InputError, match=r"metadata\.npz: 'natoms' cannot be read: Object arrays"):
         _ = AseDatabase({"src": str(tmp_path / "data")})._metadata
     assert not (tmp_path / "marker").exists()
