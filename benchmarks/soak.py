@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import signal
 import subprocess
 import sys
 import tempfile
@@ -88,7 +87,7 @@ def soak_training(folder: Path, data: Path, hours: float) -> dict[str, Any]:
             memory.append(resident_of_tree(process.pid))
         if process.poll() is not None:
             raise RuntimeError(f"the training ended by itself:\n{log.read_text()[-3000:]}")
-        process.send_signal(signal.SIGINT)
+        process.terminate()
     long, short = (losses(folder / "logs/tensorboard" / name) for name in ("long", "short"))
     same = short == long[: len(short)] and np.isfinite(long).all()
     return {"part": "training", "calls": len(long), "same": bool(same), **course(times, memory)}

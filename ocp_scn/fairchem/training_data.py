@@ -63,8 +63,7 @@ def check_metadata(source: Path, count: int | None = None) -> None:
     check_npz(path)
     if count is None or not path.is_file():
         return
-    file = Npz(path)
-    sizes = file["natoms"] if "natoms" in file else np.zeros(count, int)
+    sizes = Npz(path)["natoms"]
     if sizes.ndim != 1 or sizes.dtype.kind not in "iu":
         raise InputError(f"{path}: natoms is {sizes.dtype} of shape {sizes.shape}; expected integers")
     if len(sizes) != count:

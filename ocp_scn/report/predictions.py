@@ -12,6 +12,7 @@ import torch
 
 from ocp_scn.arrays import doubled_ids, row_counts, some
 from ocp_scn.errors import InputError, cause
+from ocp_scn.fairchem.finite import check_label
 from ocp_scn.fairchem.v1.data_checks import UNREADABLE, predicted_name
 from ocp_scn.fairchem.v1.lmdb import read_data_set
 from ocp_scn.fairchem.v1.metrics import evaluate
@@ -96,7 +97,11 @@ def _read_targets(source: str, energy_key: str, references: torch.Tensor | None)
     for index, sample in enumerate(read_data_set(source)):
         try:
             ids.append(predicted_name(sample))
+            for label in {energy_key, "forces"} & set(sample.keys()):
+                check_label(f"data set {source!r}: {ids[-1]!r}", label, sample[label])
             rows[ids[-1]] = _row(sample, energy_key, references)
+        except InputError:
+            raise
         except UNREADABLE as error:
             raise InputError(f"data set {source!r}: sample {index} is none: {cause(error)}") from error
     doubled = doubled_ids(np.array(ids, dtype=str))
