@@ -339,8 +339,10 @@ def declared_tensor(path: Path, random: Random, _: Path) -> None:
 
 def other_type(path: Path, random: Random, _: Path) -> None:
     """Put a text, None, or an array of another shape in a value's place."""
-    values = ["abc", None, torch.zeros(7), np.zeros((2, 2)), [1, "2"], float("nan"), {"a": 1}]
+    values = ["abc", torch.zeros(7), np.zeros((2, 2)), [1, "2"], float("nan"), {"a": 1}, None]
     name = str(random.choice(["pos", "cell", "atomic_numbers", "natoms", "energy", "forces", "fixed"]))
+    if name in ("energy", "forces", "fixed"):  # None of these is a sample without
+        values.remove(None)
     _one_sample(path, random, name, values[random.integers(len(values))])
 
 

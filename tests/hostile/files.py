@@ -195,6 +195,7 @@ def _refusal(status: int, printed: str, complained: str, path: Path, out: Path, 
         "systems s",
         "split 'train'",
         f" {path.stem}: ",  # a split of a submission
+        "s2ef_predictions.npz",  # whose ids are not those of a data set
     }
     if path.suffix != ".yml" and not any(name in lines[0] for name in names):  # YAML: the key
         return Verdict("unnamed", lines[0])

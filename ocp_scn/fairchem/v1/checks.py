@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairchem.core.common.registry import registry
 from fairchem.core.modules.normalization.element_references import create_element_references
 
 from ocp_scn.config import SCNConfig
@@ -43,6 +44,11 @@ def check_run(config: Mapping[str, Any]) -> None:
     if not isinstance(model, Mapping) or "name" not in model:
         raise InputError(f"configuration has model={model!r}; expected a section with a name, such as 'scn'")
     check_sections(config)
+    known = sorted(registry.mapping["model_name_mapping"])
+    if model["name"] not in known and "." not in str(model["name"]):
+        raise InputError(
+            f"model.name={model['name']!r}; expected {', '.join(known)}, or a class by its dotted path"
+        )
     ours = model["name"] in NAMES
     if ours:
         check_model(model)
