@@ -24,21 +24,10 @@ from ocp_scn import SCN, InputError, SCNCalculator, SCNConfig
 from ocp_scn.calculator import batches
 from ocp_scn.trained import Trained, to_fairchem1
 from tests import HANG
+from tests.settings import SETTINGS as SMALL
 from tests.weights import strengthen
 
-SETTINGS: dict[str, Any] = {
-    "lmax": 3,
-    "num_interactions": 2,
-    "sphere_channels": 8,
-    "sphere_channels_reduce": 8,
-    "hidden_channels": 12,
-    "num_basis_functions": 8,
-    "num_sphere_samples": 18,
-    "cutoff": 5.0,
-    "max_num_neighbors": 20,
-    "distance_resolution": 0.2,
-    "otf_graph": True,
-}
+SETTINGS = {**SMALL, "otf_graph": True}
 # A continuous energy surface, where derivatives can be compared with differences.
 SMOOTH = {"smooth": True, "max_num_neighbors": -1, "num_resolutions": 1, "mmax": 0, "direct_forces": False}
 NORMALIZERS = {"energy": (-6.0, 2.25), "forces": (0.0, 0.5)}

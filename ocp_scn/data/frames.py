@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import lzma
-import mmap
 import sqlite3
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import ase.io
 import numpy as np
 from ase import Atoms
 
@@ -23,6 +20,7 @@ from ocp_scn.data.constraints import fix_held_atoms
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.data.labels import LabelKeys, read_labels
+from ocp_scn.data.trajectories import read_trajectory
 from ocp_scn.data.xyz import XYZ, read_xyz
 from ocp_scn.errors import InputError, UnreadableError, cause, refuse, shown
 from ocp_scn.fairchem import sqlite
@@ -38,7 +36,6 @@ _ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFErr
 _ERRORS += (AssertionError, RuntimeError, ArithmeticError, lzma.LZMAError, zlib.error, sqlite3.Error)
 # And of an array that is larger than its file.
 _ERRORS += (MemoryError,)
-_TRAJECTORY_START = b"- of Ulm"
 
 
 @dataclass(frozen=True)
@@ -308,16 +305,8 @@ def _structures(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
             for row in database.select():
                 yield row.toatoms(), {**row.data, **row.key_value_pairs}
     else:
-        _check_trajectory(path)
-        for atoms in ase.io.iread(path, index=":", format="traj"):
+        for atoms in read_trajectory(path):
             yield atoms, atoms.info
-
-
-def _check_trajectory(path: Path) -> None:
-    """Check that a file is one trajectory; of several that were put together ASE reads the first."""
-    with path.open("rb") as file, closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
-        if content.find(_TRAJECTORY_START, 1) > 0:
-            raise ValueError("it has a second trajectory behind the first; a file has to be one")
 
 
 def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:

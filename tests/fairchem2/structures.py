@@ -12,21 +12,10 @@ from ase.constraints import FixAtoms
 from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
 
 from ocp_scn.fairchem.v2 import SCNModel
+from tests.settings import SETTINGS
 from tests.weights import strengthen
 
 HERE = "ocp_scn.fairchem.v2"
-SETTINGS: dict[str, Any] = {
-    "lmax": 3,
-    "num_interactions": 2,
-    "sphere_channels": 8,
-    "sphere_channels_reduce": 8,
-    "hidden_channels": 12,
-    "num_basis_functions": 8,
-    "num_sphere_samples": 18,
-    "cutoff": 5.0,
-    "max_num_neighbors": 20,
-    "distance_resolution": 0.2,
-}
 # A continuous energy surface, where derivatives can be compared with differences.
 SMOOTH = {"smooth": True, "max_num_neighbors": -1, "num_resolutions": 1, "mmax": 0}
 
