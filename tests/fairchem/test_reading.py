@@ -118,7 +118,7 @@ def test_nothing_else_of_a_data_set_runs(tmp_path: Path) -> None:
 def test_a_run_names_the_data_set_and_the_class(tmp_path: Path) -> None:
     data_set(tmp_path / "evil", sample(sid=Evil(tmp_path / "marker")))
     split = {"test": {"src": str(tmp_path / "evil"), "format": "lmdb"}}
-    line = refusal(check_run, {"mode": "predict", "model": {"name": "other"}, "dataset": split})
+    line = refusal(check_run, {"mode": "predict", "model": {"name": "elsewhere.Other"}, "dataset": split})
     assert f"{tmp_path / 'evil'}: sample 0 cannot be read: refused 'posix.mkdir'" in line
     assert not (tmp_path / "marker").exists()
 

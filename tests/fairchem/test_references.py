@@ -201,7 +201,7 @@ def test_a_checkpoint_of_fairchem_2_names_the_command_that_converts_it(of_fairch
     command = f"python -m ocp_scn.checkpoint convert {of_fairchem2} TARGET"
     with pytest.raises(InputError, match=command):
         read_checkpoint(str(of_fairchem2))
-    run = {"mode": "train", "model": {"name": "other"}, "checkpoint": str(of_fairchem2)}
+    run = {"mode": "train", "model": {"name": "elsewhere.Other"}, "checkpoint": str(of_fairchem2)}
     for mode, split in {"validate": "val", "predict": "test", "run-relaxations": "relax"}.items():
         config = {**run, "mode": mode, "dataset": {split: {"src": str(of_fairchem2), "format": "ase_db"}}}
         with pytest.raises(
