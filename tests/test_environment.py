@@ -24,6 +24,8 @@ here = pathlib.Path(__file__).parent.parent
 arguments = " ".join(sys.argv[1:])
 with (here / "calls.txt").open("a") as calls:
     print(arguments, file=calls)
+if "torch-cpu.txt" in arguments and "CPU_BUILD" not in os.environ:
+    sys.exit("no matching distribution")
 if os.environ.get("PIP_FAILS_AT", "never") in arguments:
     sys.exit("no matching distribution")
 version = "2.13.0" if "fairchem2" in arguments else "2.10.0"
@@ -39,6 +41,7 @@ files = {
                            "v2 = types.SimpleNamespace(SCNBackbone=SphericalChannelNetwork)\\n"
                            "sys.modules.update({'ocp_scn.fairchem': v2, 'ocp_scn.fairchem.v2': v2})\\n"},
 }
+files["torch-cpu.txt"] = files["torch.txt"]
 for word, written in files.items():
     if word in arguments and word != os.environ.get("PIP_WRITES_NOTHING_AT"):
         for name, text in written.items():
@@ -163,6 +166,7 @@ def test_fairchem_2_has_an_environment_of_its_own(environment):
     assert [re.search(r"requirements/.*| -e ", call)[0] for call in calls] == [
         "requirements/build.txt",
         "requirements/fairchem2/lock.txt",
+        "requirements/fairchem2/torch-cpu.txt",
         "requirements/fairchem2/torch.txt",
         " -e ",
     ]  # fmt: skip
@@ -194,6 +198,13 @@ def test_a_package_that_does_not_work_leaves_no_stamp(environment):
     assert "failed at: a first model" in result.stderr
     assert "No module named 'ocp_scn'" in result.stderr
     assert not environment.stamp.exists()
+
+
+def test_the_build_without_cuda_is_taken_where_pip_finds_one(environment):
+    result = environment.run("--fairchem2", CPU_BUILD="1", CUDA="13.0")
+    assert result.returncode == 0, result.stderr
+    assert "the build without CUDA" in result.stdout
+    assert not re.search(r"/torch\.txt|cuda\.txt", "".join(environment.calls()))
 
 
 @pytest.mark.parametrize("build", ["", "12.8"])
@@ -307,7 +318,7 @@ def locked(path: Path) -> dict[str, list[str]]:
 
 LOCK_FILES = [ROOT / name for name in LOCKS] + [
     ROOT / "requirements/tools.txt",
-    *(ROOT / f"requirements/fairchem2/{name}.txt" for name in ("lock", "torch", "cuda")),
+    *(ROOT / f"requirements/fairchem2/{name}.txt" for name in ("lock", "torch", "torch-cpu", "cuda")),
 ]
 
 
@@ -316,7 +327,7 @@ def test_a_lock_has_exact_versions_with_hashes(path):
     lock = locked(path)
     assert lock
     for requirement, hashes in lock.items():
-        assert re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .+)?", requirement)
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.+]+( ; .+)?", requirement)
         assert hashes, requirement
         assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", line) for line in hashes)
 
@@ -334,7 +345,11 @@ def test_the_locks_have_every_direct_dependency(folder):
 @pytest.mark.parametrize("folder", ["requirements", "requirements/fairchem2"])
 def test_no_package_is_in_two_locks_of_an_environment(folder):
     """No step replaces what another one installed; setuptools, which builds and runs, is the same in both."""
-    paths = [path for path in LOCK_FILES if path.parent == ROOT / folder and path.name != "tools.txt"]
+    paths = [
+        path
+        for path in LOCK_FILES
+        if path.parent == ROOT / folder and path.stem not in ("tools", "torch-cpu")
+    ]
     versions: dict[str, set[str]] = {}
     for path in {ROOT / "requirements/build.txt", *paths}:
         for line in locked(path):

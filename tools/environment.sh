@@ -112,6 +112,12 @@ if torch.cuda.is_available() and torch.version.cuda:
 END
 }
 
+# Installs the build without CUDA, where pip finds one.
+without_cuda() {
+    [[ -f $requirements/torch-cpu.txt ]] && locked "$requirements/torch-cpu.txt" >>"$log" 2>&1 &&
+        echo "  torch $torch, the build without CUDA"
+}
+
 # Without importing torch, which needs what is to be installed.
 torch_is_for_cuda() {
     "$py" - <<'END'
@@ -132,6 +138,7 @@ install_torch() {
                 "(CVE-2025-32434, CVE-2026-24747): for torch $torch, delete $venv and run again"
             ;;
         "")
+            ! without_cuda || return 0
             step "torch $torch" locked "$requirements/torch.txt"
             ! torch_is_for_cuda 2>>"$log" ||
                 step "what it needs for CUDA (up to 3 GB to fetch)" locked "$requirements/cuda.txt"

@@ -78,11 +78,6 @@ def lock_line(folder: Path, python: str, options: list[str]) -> None:
             # What torch needs without CUDA, it needs on every system.
             for_cuda = name not in rest and "sys_platform" in entry
             parts["cuda" if for_cuda else "lock"].append(entry)
-    builds = folder / "torch-cpu.sha256"
-    if builds.exists():
-        hashes = [line.split()[0] for line in builds.read_text().splitlines() if not line.startswith("#")]
-        (torch,) = parts["torch"]
-        parts["torch"] = [torch.rstrip() + "".join(f" \\\n    --hash=sha256:{sha}" for sha in hashes) + "\n"]
     for name, found in parts.items():
         if found:
             write(paths[name], source.name, found)
