@@ -15,7 +15,7 @@ status=0
 for folder in requirements requirements/fairchem2; do
     locks=()
     for lock in "$folder"/*.txt; do
-        [[ $lock == */oldest.txt ]] || locks+=(-r "$lock")
+        [[ $lock == */torch-cpu.txt ]] || locks+=(-r "$lock")
     done
     echo "$folder"
     output=$("$1" --strict --require-hashes --disable-pip --progress-spinner off "${judged[@]}" "${locks[@]}" 2>&1) &&

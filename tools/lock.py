@@ -42,7 +42,9 @@ def resolve(sources: list[Path], python: str, before: str, *options: str) -> str
         command = [UV, "--config-file", FOLDER / "uv.toml", "pip", "compile", "--quiet", "--universal"]
         command += ["--python-version", python, "--fork-strategy", "fewest", "--generate-hashes"]
         command += ["--no-annotate", "--no-header", *options, *sources, "-o", lock]
-        subprocess.run(command, check=True, env=os.environ | {"UV_PYTHON_DOWNLOADS": "never"})
+        done = subprocess.run(command, check=False, env=os.environ | {"UV_PYTHON_DOWNLOADS": "never"})
+        if done.returncode:  # uv has said why
+            sys.exit(done.returncode)
         return lock.read_text()
 
 
