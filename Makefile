@@ -12,7 +12,10 @@ TESTS2 = tests/sphere tests/ops tests/nn tests/test_graph.py tests/test_config.p
 HOSTILE_ARGS ?= --structures 10000 --files 1000 --write docs/reliability.md
 export VENV
 
-.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-hostile mutation lint format clean
+# What makes and checks locks and releases: an environment of its own, of packages whose hashes are locked.
+TOOLS = .venv-tools
+
+.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-hostile mutation lint format lock audit dist clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
@@ -56,6 +59,21 @@ lint: env ## check style, types and which module imports which
 format: env ## rewrite the sources in the project's style
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+$(TOOLS)/ready: requirements/tools.txt
+	@rm -rf $(TOOLS)
+	@"$$(tools/environment.sh --interpreter)" -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/tools.txt
+	@touch $@
+
+lock: $(TOOLS)/ready ## resolve requirements/*.in anew; LOCK_ARGS=--upgrade takes the newest versions
+	$(TOOLS)/bin/python tools/lock.py $(LOCK_ARGS)
+
+audit: $(TOOLS)/ready ## ask PyPI for known vulnerabilities of the locked packages
+	@tools/audit.sh $(TOOLS)/bin/pip-audit
+
+dist: $(TOOLS)/ready ## build the source distribution and the wheel into dist/
+	$(TOOLS)/bin/python -m build
 
 clean: ## remove caches and build leftovers; the environment stays
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -14,7 +14,7 @@ from tests import HANG
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tools" / "environment.sh"
-REQUIREMENTS = [f"requirements/{name}.txt" for name in ("lock", "requirements", "torch")]
+LOCKS = [f"requirements/{name}.txt" for name in ("build", "lock", "torch", "cuda", "scatter")]
 
 # Notes its arguments, fails where told, and leaves what the script looks for after each step.
 FAKE_PIP = """
@@ -24,20 +24,29 @@ here = pathlib.Path(__file__).parent.parent
 arguments = " ".join(sys.argv[1:])
 with (here / "calls.txt").open("a") as calls:
     print(arguments, file=calls)
+if "torch-cpu.txt" in arguments and "CPU_BUILD" not in os.environ:
+    sys.exit("no matching distribution")
 if os.environ.get("PIP_FAILS_AT", "never") in arguments:
     sys.exit("no matching distribution")
-modules = {
-    "torch.txt": ("torch", "from types import SimpleNamespace\\n"
-                           f"__version__ = '{'2.13.0' if 'fairchem2' in arguments else '2.4.1'}'\\n"
-                           "cuda = SimpleNamespace(is_available=lambda: False)\\n"),
-    "torch-scatter": ("torch_scatter", ""),
-    " -e ": ("ocp_scn", "import sys, types\\ndef SphericalChannelNetwork(**settings): pass\\n"
-                        "v2 = types.SimpleNamespace(SCNBackbone=SphericalChannelNetwork)\\n"
-                        "sys.modules.update({'ocp_scn.fairchem': v2, 'ocp_scn.fairchem.v2': v2})\\n"),
+version = "2.13.0" if "fairchem2" in arguments else "2.10.0"
+build = os.environ.get("CUDA") or None
+files = {
+    "torch.txt": {"torch/__init__.py": "from types import SimpleNamespace\\n"
+                                       f"__version__ = '{version}'\\n"
+                                       "version = SimpleNamespace(cuda=None)\\n"
+                                       "cuda = SimpleNamespace(is_available=lambda: False)\\n",
+                  "torch/version.py": f"cuda = {build!r}\\n"},
+    "scatter.txt": {"torch_scatter.py": ""},
+    " -e ": {"ocp_scn.py": "import sys, types\\ndef SphericalChannelNetwork(**settings): pass\\n"
+                           "v2 = types.SimpleNamespace(SCNBackbone=SphericalChannelNetwork)\\n"
+                           "sys.modules.update({'ocp_scn.fairchem': v2, 'ocp_scn.fairchem.v2': v2})\\n"},
 }
-for word, (name, text) in modules.items():
+files["torch-cpu.txt"] = files["torch.txt"]
+for word, written in files.items():
     if word in arguments and word != os.environ.get("PIP_WRITES_NOTHING_AT"):
-        (here / f"{name}.py").write_text(text)
+        for name, text in written.items():
+            (here / name).parent.mkdir(exist_ok=True)
+            (here / name).write_text(text)
 """
 
 
@@ -137,10 +146,12 @@ def test_a_shim_that_fails_is_passed_over(path_without_python):
 def test_a_second_run_installs_nothing(environment):
     first = environment.run()
     assert first.returncode == 0, first.stderr
-    assert [re.search(r"torch\.txt|torch-scatter|/requirements\.txt| -e |setuptools", call)[0]
-            for call in environment.calls()] == [
-        "setuptools", "torch.txt", "torch-scatter", "/requirements.txt", " -e ",
+    *locked, linked = environment.calls()
+    assert [Path(call.split()[-1]).name for call in locked] == [
+        "build.txt", "lock.txt", "torch.txt", "scatter.txt",
     ]  # fmt: skip
+    assert all("--require-hashes" in call and "--no-deps" in call for call in locked)
+    assert linked.endswith(f" -e {ROOT}")
     assert environment.stamp.exists()
 
     second = environment.run()
@@ -152,21 +163,24 @@ def test_fairchem_2_has_an_environment_of_its_own(environment):
     first = environment.run("--fairchem2")
     assert first.returncode == 0, first.stderr
     calls = environment.calls()
-    assert [re.search(r"torch\.txt|/requirements\.txt| -e |setuptools", call)[0] for call in calls] == [
-        "setuptools", "torch.txt", "/requirements.txt", " -e ",
+    assert [re.search(r"requirements/.*| -e ", call)[0] for call in calls] == [
+        "requirements/build.txt",
+        "requirements/fairchem2/lock.txt",
+        "requirements/fairchem2/torch-cpu.txt",
+        "requirements/fairchem2/torch.txt",
+        " -e ",
     ]  # fmt: skip
-    assert all("/requirements/fairchem2/lock.txt" in call for call in calls)
     second = environment.run("--fairchem2")
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
 
     other = environment.run()
     assert other.returncode == 1
-    assert "has torch 2.13.0, but fairchem-core 1.10 needs 2.4" in other.stderr
+    assert "has torch 2.13.0, but fairchem-core 1.10 needs 2.10" in other.stderr
 
 
-@pytest.mark.parametrize("step", ["torch.txt", "torch-scatter", "/requirements.txt"])
+@pytest.mark.parametrize("step", ["lock.txt", "torch.txt", "cuda.txt", "scatter.txt"])
 def test_a_failed_step_leaves_no_stamp_and_is_taken_up_again(environment, step):
-    failed = environment.run(PIP_FAILS_AT=step)
+    failed = environment.run(PIP_FAILS_AT=step, CUDA="12.8")
     assert failed.returncode == 1
     assert "failed at: " in failed.stderr
     assert f"the whole output: {environment.folder}/ocp-scn.log" in failed.stderr
@@ -186,21 +200,53 @@ def test_a_package_that_does_not_work_leaves_no_stamp(environment):
     assert not environment.stamp.exists()
 
 
-def test_a_torch_that_fits_is_kept(environment):
+def test_the_build_without_cuda_is_taken_where_pip_finds_one(environment):
+    result = environment.run("--fairchem2", CPU_BUILD="1", CUDA="13.0")
+    assert result.returncode == 0, result.stderr
+    assert "the build without CUDA" in result.stdout
+    assert not re.search(r"/torch\.txt|cuda\.txt", "".join(environment.calls()))
+
+
+@pytest.mark.parametrize("build", ["", "12.8"])
+def test_what_torch_needs_for_cuda_is_installed_with_such_a_build(environment, build):
+    assert environment.run(CUDA=build).returncode == 0
+    assert ("cuda.txt" in "".join(environment.calls())) == bool(build)
+
+
+@pytest.mark.parametrize(("version", "warned"), [("2.10.0+cpu", False), ("2.4.1", True)])
+def test_a_torch_that_fits_is_kept(environment, version, warned):
     (environment.packages / "torch.py").write_text(
-        "from types import SimpleNamespace\n__version__ = '2.4.0+cpu'\n"
+        f"from types import SimpleNamespace\n__version__ = '{version}'\n"
         "cuda = SimpleNamespace(is_available=lambda: False)\n"
     )
     (environment.packages / "torch_scatter.py").write_text("")
-    assert environment.run().returncode == 0
-    assert not [call for call in environment.calls() if "torch.txt" in call or "torch-scatter" in call]
+    result = environment.run()
+    assert result.returncode == 0
+    assert not re.search("torch.txt|cuda.txt|scatter.txt", "".join(environment.calls()))
+    assert (f"torch {version} stays" in result.stdout and "CVE-2025-32434" in result.stdout) == warned
+
+
+def test_a_gpu_takes_the_wheel_for_its_torch_and_says_that_it_has_no_hash(environment):
+    """What has no hash in the lock is never taken from an index of sources."""
+    (environment.packages / "torch.py").write_text(
+        "from types import SimpleNamespace\n__version__ = '2.10.0+cu128'\n"
+        "cuda = SimpleNamespace(is_available=lambda: True)\nversion = SimpleNamespace(cuda='12.8')\n"
+    )
+    result = environment.run()
+    assert "no lock has its hash" in result.stdout
+    wheel, source = (call for call in environment.calls() if "scatter" in call)
+    assert "--find-links https://data.pyg.org/whl/torch-2.10.0+cu128.html" in wheel
+    assert "--only-binary torch-scatter" in wheel
+    # This pip has none, as an index that cannot be reached: the source is built, by its hash.
+    assert "--require-hashes" in source
+    assert source.endswith("scatter.txt")
 
 
 def test_another_torch_is_refused_not_replaced(environment):
     (environment.packages / "torch.py").write_text("__version__ = '2.6.0'\n")
     result = environment.run()
     assert result.returncode == 1
-    assert "has torch 2.6.0, but fairchem-core 1.10 needs 2.4" in result.stderr
+    assert "has torch 2.6.0, but fairchem-core 1.10 needs 2.10" in result.stderr
     assert not [call for call in environment.calls() if "torch.txt" in call]
     assert not environment.stamp.exists()
 
@@ -230,7 +276,7 @@ def test_a_fresh_checkout_in_the_same_place_gets_its_kernels(environment, tmp_pa
         "setup.py",
         "ocp_scn/ops/cpu/kernels.cpp",
         "ocp_scn/ops/cpu/ranges.h",
-        *REQUIREMENTS,
+        *LOCKS,
     ):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
@@ -259,15 +305,54 @@ def test_changed_requirements_are_installed(environment):
     assert len(environment.calls()) == 5
 
 
-def requirement_lines(name: str) -> list[str]:
-    lines = (ROOT / "requirements" / name).read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+def locked(path: Path) -> dict[str, list[str]]:
+    """Return each requirement of a lock with its hashes."""
+    found: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines():
+        if line.startswith("    --hash="):
+            found[list(found)[-1]].append(line.strip(" \\"))
+        elif not line.startswith("#"):
+            found[line.strip(" \\")] = []
+    return found
 
 
-@pytest.mark.parametrize("folder", ["", "fairchem2/"])
-def test_the_lock_pins_every_direct_dependency(folder):
-    lock = requirement_lines(f"{folder}lock.txt")
-    assert all(re.fullmatch(r'[a-z0-9.-]+==[\w.]+( ; python_version < "3\.11")?', line) for line in lock)
-    pinned = {line.split("==")[0] for line in lock}
-    for line in requirement_lines(f"{folder}requirements.txt"):
-        assert re.split("[ =]", line)[0].lower() in pinned
+LOCK_FILES = [ROOT / name for name in LOCKS] + [
+    ROOT / "requirements/tools.txt",
+    *(ROOT / f"requirements/fairchem2/{name}.txt" for name in ("lock", "torch", "torch-cpu", "cuda")),
+]
+
+
+@pytest.mark.parametrize("path", LOCK_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_lock_has_exact_versions_with_hashes(path):
+    lock = locked(path)
+    assert lock
+    for requirement, hashes in lock.items():
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.+]+( ; .+)?", requirement)
+        assert hashes, requirement
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", line) for line in hashes)
+
+
+@pytest.mark.parametrize("folder", ["requirements", "requirements/fairchem2"])
+def test_the_locks_have_every_direct_dependency(folder):
+    paths = [path for path in LOCK_FILES if path.parent == ROOT / folder]
+    pinned = {line.split("==")[0] for path in paths for line in locked(path)}
+    lines = (ROOT / folder / "requirements.in").read_text().splitlines()
+    direct = {re.split("[=<; ]", line)[0].lower() for line in lines if line and not line.startswith("#")}
+    assert "fairchem-core" in direct
+    assert direct <= pinned
+
+
+@pytest.mark.parametrize("folder", ["requirements", "requirements/fairchem2"])
+def test_no_package_is_in_two_locks_of_an_environment(folder):
+    """No step replaces what another one installed; setuptools, which builds and runs, is the same in both."""
+    paths = [
+        path
+        for path in LOCK_FILES
+        if path.parent == ROOT / folder and path.stem not in ("tools", "torch-cpu")
+    ]
+    versions: dict[str, set[str]] = {}
+    for path in {ROOT / "requirements/build.txt", *paths}:
+        for line in locked(path):
+            requirement, _, marker = line.partition(" ; ")
+            versions.setdefault(requirement.split("==")[0] + marker, set()).add(requirement)
+    assert all(len(found) == 1 for found in versions.values())

@@ -3,10 +3,12 @@
 #
 #   tools/environment.sh                  into .venv
 #   VENV=~/envs/scn tools/environment.sh  elsewhere; an environment that is there (venv, conda) is
-#                                         completed, and its torch 2.4.x and torch-scatter stay
+#                                         completed, and its torch and torch-scatter stay where they fit
 #   PYTHON=python3.11 tools/environment.sh        with this interpreter
 #   tools/environment.sh --interpreter    only print the interpreter that would be used
 #   tools/environment.sh --fairchem2 ...  all that for fairchem-core 2, into .venv-fairchem2
+#
+# What is installed has its hash in requirements/, but for PyG's wheel of torch-scatter on machines with a GPU.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -17,12 +19,13 @@ if [[ ${1:-} == --fairchem2 ]]; then
 fi
 case $line in
 1)
-    folder=.venv fairchem="fairchem-core 1.10" torch=2.4
+    # With torch 2.4, which fairchem-core 1.10 asks for, it runs as well.
+    folder=.venv fairchem="fairchem-core 1.10" torch=2.10 older=2.4
     requirements=$root/requirements
     supported=(3.12 3.11 3.10) needed="3.10, 3.11 or 3.12"
     ;;
 2)
-    folder=.venv-fairchem2 fairchem="fairchem-core 2.24" torch=2.13
+    folder=.venv-fairchem2 fairchem="fairchem-core 2.24" torch=2.13 older=''
     requirements=$root/requirements/fairchem2
     supported=(3.12 3.11) needed="3.11 or 3.12"
     ;;
@@ -32,7 +35,6 @@ venv=${VENV:-$root/$folder}
 py=$venv/bin/python
 stamp=$venv/ocp-scn.stamp
 log=$venv/ocp-scn.log
-scatter=torch-scatter==2.1.2
 
 # pip would take what lies on this path for installed.
 unset PYTHONPATH PYTHONHOME
@@ -93,7 +95,8 @@ step() {
     fi
 }
 
-pip_install() { "$py" -m pip install -c "$requirements/lock.txt" "$@"; }
+# locked FILE OPTIONS...: installs what the lock names, if the files have the hashes that it names.
+locked() { "$py" -m pip install --no-deps --no-build-isolation --require-hashes -r "$@"; }
 
 scatter_works() { "$py" -c 'import torch_scatter' >/dev/null 2>&1; }
 
@@ -105,7 +108,23 @@ import torch
 
 if torch.cuda.is_available() and torch.version.cuda:
     version = torch.__version__.split("+")[0]
-    print(f"--find-links=https://data.pyg.org/whl/torch-{version}+cu{torch.version.cuda.replace('.', '')}.html")
+    print(f"https://data.pyg.org/whl/torch-{version}+cu{torch.version.cuda.replace('.', '')}.html")
+END
+}
+
+# Installs the build without CUDA, where pip finds one.
+without_cuda() {
+    [[ -f $requirements/torch-cpu.txt ]] && locked "$requirements/torch-cpu.txt" >>"$log" 2>&1 &&
+        echo "  torch $torch, the build without CUDA"
+}
+
+# Without importing torch, which needs what is to be installed.
+torch_is_for_cuda() {
+    "$py" - <<'END'
+import importlib.util, pathlib, runpy, sys
+
+torch = pathlib.Path(importlib.util.find_spec("torch").origin).parent
+sys.exit(runpy.run_path(str(torch / "version.py"))["cuda"] is None)
 END
 }
 
@@ -114,23 +133,38 @@ install_torch() {
     version=$("$py" -c 'import torch; print(torch.__version__)' 2>/dev/null || true)
     case $version in
         "$torch".*) ;;
-        "") step "torch $torch (up to 2.5 GB to fetch)" pip_install -r "$requirements/torch.txt" ;;
+        "${older:-none}".*)
+            echo "  torch $version stays; its torch.load can run programs of a file, weights_only or not" \
+                "(CVE-2025-32434, CVE-2026-24747): for torch $torch, delete $venv and run again"
+            ;;
+        "")
+            ! without_cuda || return 0
+            step "torch $torch" locked "$requirements/torch.txt"
+            ! torch_is_for_cuda 2>>"$log" ||
+                step "what it needs for CUDA (up to 3 GB to fetch)" locked "$requirements/cuda.txt"
+            ;;
         *) die "$venv has torch $version, but $fairchem needs $torch: choose another VENV" ;;
     esac
 }
 
 install_scatter() {
+    local wheels
     scatter_works && return
+    wheels=$(scatter_wheels 2>/dev/null || true)
+    if [[ -n $wheels ]]; then
+        echo "  torch-scatter 2.1.2 for CUDA (PyG's wheel for this torch: no lock has its hash)"
+        "$py" -m pip install --no-deps --only-binary torch-scatter --find-links "$wheels" \
+            torch-scatter==2.1.2 >>"$log" 2>&1 || true
+        scatter_works && return
+    fi
     # In parallel and with little optimisation, this takes 3 minutes on two cores rather than 10.
     printf '[build_ext]\nparallel = %s\n' "$(getconf _NPROCESSORS_ONLN)" >"$venv/build.cfg"
     export DIST_EXTRA_CONFIG=$venv/build.cfg CFLAGS="-O1 -g0"
-    local options=(--no-deps --no-build-isolation "$scatter")
-    read -ra wheels < <(scatter_wheels 2>/dev/null) || true
-    step "torch-scatter 2.1.2 (built here: some minutes)" pip_install "${wheels[@]}" "${options[@]}"
+    step "torch-scatter 2.1.2 (built here: some minutes)" locked "$requirements/scatter.txt"
     # pip caches what it built without asking for which torch; that of another one does not load.
     scatter_works ||
         step "torch-scatter once more, not from pip's cache" \
-            pip_install --no-cache-dir --force-reinstall "${wheels[@]}" "${options[@]}"
+            locked "$requirements/scatter.txt" --no-cache-dir --force-reinstall
 }
 
 check() (
@@ -163,7 +197,7 @@ kernels_work() (
     "$py" -c 'import sys, torch; from ocp_scn.ops import cpu; sys.exit(not cpu.compiled())'
 )
 
-link() { step "this checkout" pip_install --no-deps --no-build-isolation -e "$root"; }
+link() { step "this checkout" "$py" -m pip install --no-deps --no-build-isolation -e "$root"; }
 
 if [[ ${1:-} == --interpreter ]]; then
     find_interpreter
@@ -191,7 +225,7 @@ version=$("$py" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev
 
 # The stamp's first line says what is installed, its second which checkout is linked, with which kernels.
 old_key='' old_link=''
-key="$version $(cat "$requirements"/*.txt "${BASH_SOURCE[0]}" | cksum)"
+key="$version $(cat "$root/requirements/build.txt" "$requirements"/*.txt "${BASH_SOURCE[0]}" | cksum)"
 link="$root $(cat "$root/setup.py" "$root"/ocp_scn/ops/cpu/*.{cpp,h} | cksum)"
 if [[ -f $stamp ]]; then
     { read -r old_key; read -r old_link; } <"$stamp" || true
@@ -202,10 +236,10 @@ if [[ $old_key != "$key" ]]; then
     echo "Completing $venv (Python $version)"
     [[ $line == 2 ]] || scatter_works || command -v "${CXX:-c++}" >/dev/null ||
         die "a C++ compiler is needed to build torch-scatter; Debian and Ubuntu: apt install g++"
-    step "pip and what builds need" pip_install pip setuptools wheel
+    step "pip and what builds need" locked "$root/requirements/build.txt"
+    step "$fairchem and the rest" locked "$requirements/lock.txt"
     install_torch
     [[ $line == 2 ]] || install_scatter
-    step "$fairchem and the rest" pip_install --no-build-isolation -r "$requirements/requirements.txt"
 fi
 link
 step "a first model" check
