@@ -9,6 +9,8 @@ PY = "$(VENV)/bin/python"
 # Tests of the network, and those of fairchem 2; what fairchem 1 brings is tested with that.
 TESTS2 = tests/sphere tests/ops tests/nn tests/test_graph.py tests/test_config.py tests/test_unpickling.py tests/test_torch_files.py \
 	tests/test_calculator.py tests/test_ase_page.py tests/fairchem2
+# Files of tests share what is costly to make, so each goes to one process.
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadfile
 HOSTILE_ARGS ?= --structures 10000 --files 1000 --write docs/reliability.md
 export VENV
 
@@ -33,14 +35,14 @@ demo-submission: env ## make leaderboard files of the demo's models and test spl
 	@PYTHON=$(PY) tools/demo-submission.sh
 
 test: env ## run all tests; PYTEST_ARGS="-m 'not slow'" leaves out those that take minutes
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-slurm: env ## run the tests of jobs on a SLURM of their own, installing it where that is allowed
 	@tools/slurm.sh
 	$(PY) -m pytest tests/slurm $(PYTEST_ARGS)
 
 test-fairchem2: env-fairchem2 ## run the tests with fairchem-core 2; checkpoints of both lines if VENV is there too
-	OCP_SCN_FAIRCHEM1="$(VENV)/bin/python" "$(VENV2)/bin/python" -m pytest $(TESTS2) $(PYTEST_ARGS)
+	OCP_SCN_FAIRCHEM1="$(VENV)/bin/python" "$(VENV2)/bin/python" -m pytest $(PARALLEL) $(TESTS2) $(PYTEST_ARGS)
 
 test-hostile: env ## try 10,000 hostile structures and 1,000 files; HOSTILE_ARGS="--structures 100 --files 50"
 	OMP_NUM_THREADS=1 $(PY) -m tests.hostile --fairchem2 "$(VENV2)/bin/python" $(HOSTILE_ARGS)

@@ -1,7 +1,12 @@
 """What every test starts from: one thread, a fixed seed, and torch's default dtype."""
 
+import os
+
 import pytest
 import torch
+
+# Processes of the tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
