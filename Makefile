@@ -17,7 +17,7 @@ export VENV
 # What makes and checks locks and releases: an environment of its own, of packages whose hashes are locked.
 TOOLS = .venv-tools
 
-.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-hostile mutation lint format lock audit dist clean
+.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-hostile mutation lint format docs lock audit dist clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
@@ -76,6 +76,10 @@ audit: $(TOOLS)/ready ## ask PyPI for known vulnerabilities of the locked packag
 
 dist: $(TOOLS)/ready ## build the source distribution and the wheel into dist/
 	$(TOOLS)/bin/python -m build
+
+docs: $(TOOLS)/ready ## build the site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --quiet --strict
+	@echo "wrote build/site/index.html"
 
 clean: ## remove caches and build leftovers; the environment stays
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

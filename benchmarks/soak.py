@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ SECONDS_BETWEEN_SAMPLES = 10
 WARM_UP = 0.1
 COLUMNS = (
     "part",
+    "allocator",
     "hours",
     "calls",
     "MiB at start",
@@ -39,12 +42,13 @@ COLUMNS = (
 )
 EPILOG = """examples:
   python -m benchmarks.soak --hours 3 --predictions 20000
+  LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2 python -m benchmarks.soak
   python -m benchmarks.soak --hours 0.02 --predictions 60 --systems 10 --results /tmp/soak.json
 Two trainings of configs/s2ef/example/scn.yml, as main.py runs it: one of an epoch, then one that is ended
 after the hours, whose first epoch has to have the same losses. Beside it one process predicts energies and
 forces with the checkpoint of the first and fairchem's ASE calculator, one structure at a time, in turns; each
 has to have the same bits every time. Memory is the resident set; its slope is that of a line through all
-samples but those of the first tenth, with its standard error."""
+samples but those of the first tenth, with its standard error. Results with other allocators are kept."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             predictions = pool.submit(soak_predictions, checkpoint, data / "s2ef/train", args.predictions)
             records = [soak_training(Path(folder), data, args.hours), predictions.result()]
-    write_json(args.results, [{**record, **machine()} for record in records])
+    found = [{**record, "allocator": allocator(), **machine()} for record in records]
+    kept = read_json(args.results) if args.results.exists() else []
+    write_json(args.results, [record for record in kept if record["allocator"] != allocator()] + found)
     print(table(COLUMNS, [row(record) for record in read_json(args.results)]))
     print(f"wrote {args.results}")
     return 0
@@ -161,6 +167,12 @@ def course(times: Sequence[float], memory: Sequence[int]) -> dict[str, float]:
     }
 
 
+def allocator() -> str:
+    """Return the C library and its release, or the allocator that is preloaded."""
+    preloaded = Path(os.environ.get("LD_PRELOAD", "")).name
+    return preloaded.split(".")[0].removeprefix("lib") or " ".join(platform.libc_ver())
+
+
 def resident_of_tree(pid: int) -> int:
     """Return the resident memory of a process and all its descendants, bytes."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -175,7 +187,7 @@ def resident(pid: int | str) -> int:
 def row(record: dict[str, Any]) -> list[Any]:
     """Return a record as a row of the table."""
     slope = f"{record['slope']:.2f} ± {record['slope_error']:.2f}"
-    names = ("part", "hours", "calls", "start", "end", "highest")
+    names = ("part", "allocator", "hours", "calls", "start", "end", "highest")
     return [*(record[name] for name in names), slope, "yes" if record["same"] else "no"]
 
 

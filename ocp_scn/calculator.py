@@ -30,8 +30,6 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class SCNCalculator(Calculator):
     """Energies, forces and stresses of a trained SCN.
 
-    ::
-
         from ocp_scn import SCNCalculator
 
         atoms.calc = SCNCalculator("checkpoint.pt")

@@ -21,9 +21,9 @@ CHOICES = {
 }
 
 
-def setting(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    """Declare a setting with its default and the range it may have (both ends included)."""
-    return field(default=default, metadata={"low": low, "high": high})
+def setting(default: Any, meaning: str, low: float | None = None, high: float | None = None) -> Any:
+    """Declare a setting with its default, what it means, and the range it may have (both ends included)."""
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,42 +34,42 @@ class SCNConfig:
     beyond that model stands below the line and is off by default.
     """
 
-    regress_forces: bool = setting(True)  # predict forces too
-    direct_forces: bool = setting(True)  # forces from a readout of their own; else -dE/dpos
-    lmax: int = setting(6, 1, MAX_LMAX)  # L: largest degree of the spherical channels
-    mmax: int = setting(1, 0, MAX_LMAX)  # M: largest |order| that messages keep; at most lmax
-    num_interactions: int = setting(8, 1, 1000)  # K: layers
-    sphere_channels: int = setting(128, 1)  # C: spherical channels of an atom
-    sphere_channels_reduce: int = setting(128, 1)  # C': channels inside a layer
-    hidden_channels: int = setting(256, 1)  # H: width of the message network of near edges
-    num_taps: int = setting(-1, -1, 1000)  # T: rolls averaged in a message; -1 means 4 mmax (1 for mmax 0)
-    use_grid: bool = setting(True)  # aggregate on a sphere grid; else a plain sum
-    num_bands: int = setting(1, 1)  # b: truncations that go to the grid; at most lmax + 1
-    num_sphere_samples: int = setting(128, 1, 100_000)  # N: points of the readouts' integral
-    max_num_elements: int = setting(90, 1)  # atomic numbers are below this
-    num_resolutions: int = setting(2, 1, 2)  # 2: far edges get a lower degree and width
-    cutoff: float = setting(8.0, 1e-3)  # radius of the graph, Å
-    max_num_neighbors: int = setting(20, -1)  # nearest sources kept for a target; -1 keeps all
-    num_basis_functions: int = setting(128, 1)  # width of the edge features
-    distance_function: str = setting("gaussian")  # one of CHOICES
-    basis_width_scalar: float = setting(1.0, 1e-6)  # width of a basis function over their spacing
-    distance_resolution: float = setting(0.02, 1e-6)  # spacing of the basis functions, about, Å
-    use_pbc: bool = setting(True)  # use the data's periodic boundary conditions; else none
-    use_pbc_single: bool = setting(True)  # build the graph one system at a time: less memory
-    otf_graph: bool = setting(False)  # build the graph in the model; else take it from the data
-    show_timing_info: bool = setting(False)  # log the time of every forward
+    regress_forces: bool = setting(True, "predict forces too")
+    direct_forces: bool = setting(True, "forces from a readout of their own; else -dE/dpos")
+    lmax: int = setting(6, "L: largest degree of the spherical channels", 1, MAX_LMAX)
+    mmax: int = setting(1, "M: largest |order| that messages keep; at most lmax", 0, MAX_LMAX)
+    num_interactions: int = setting(8, "K: layers", 1, 1000)
+    sphere_channels: int = setting(128, "C: spherical channels of an atom", 1)
+    sphere_channels_reduce: int = setting(128, "C': channels inside a layer", 1)
+    hidden_channels: int = setting(256, "H: width of the message network of near edges", 1)
+    num_taps: int = setting(-1, "T: rolls averaged in a message; -1 means 4 mmax (1 for mmax 0)", -1, 1000)
+    use_grid: bool = setting(True, "aggregate on a sphere grid; else a plain sum")
+    num_bands: int = setting(1, "b: truncations that go to the grid; at most lmax + 1", 1)
+    num_sphere_samples: int = setting(128, "N: points of the readouts' integral", 1, 100_000)
+    max_num_elements: int = setting(90, "atomic numbers are below this", 1)
+    num_resolutions: int = setting(2, "2: far edges get a lower degree and width", 1, 2)
+    cutoff: float = setting(8.0, "radius of the graph, Å", 1e-3)
+    max_num_neighbors: int = setting(20, "nearest sources kept for a target; -1 keeps all", -1)
+    num_basis_functions: int = setting(128, "width of the edge features", 1)
+    distance_function: str = setting("gaussian", "shape of the basis functions of distances")
+    basis_width_scalar: float = setting(1.0, "width of a basis function over their spacing", 1e-6)
+    distance_resolution: float = setting(0.02, "spacing of the basis functions, about, Å", 1e-6)
+    use_pbc: bool = setting(True, "use the data's periodic boundary conditions; else none")
+    use_pbc_single: bool = setting(True, "build the graph one system at a time: less memory")
+    otf_graph: bool = setting(False, "build the graph in the model; else take it from the data")
+    show_timing_info: bool = setting(False, "log the time of every forward")
     # --- beyond fairchem's model
-    training_roll: str = setting("random")  # roll of the edge frames in training: random or fixed
-    evaluation_roll: str = setting("fixed")  # the same in evaluation; fixed gives the same bits
-    eval_num_taps: int = setting(0, -1, 1000)  # taps in evaluation; 0 means num_taps, -1 means 4 mmax
-    smooth: bool = setting(False)  # messages fade out at the cutoff: a continuous energy surface
-    regress_stress: bool = setting(False)  # predict stress too, by the energy's strain derivative
-    sphere_quadrature: str = setting("spiral")  # points of the readouts: spiral or gauss
-    grid_resolution: int = setting(0, 0, 200)  # latitudes of the grid; 0 means 2 (lmax + 1)
-    keep_tied_neighbors: bool = setting(False)  # beyond the cap, keep those as far as the last one kept
-    compute_dtype: str = setting("float32")  # of the layers' matrix products; tf32 is for GPUs
-    cuda_graphs: bool = setting(False)  # replay evaluations of repeated sizes: for MD and relaxations on GPUs
-    strict_elements: bool = setting(False)  # refuse elements that were not trained, rather than warn
+    training_roll: str = setting("random", "roll of the edge frames in training")
+    evaluation_roll: str = setting("fixed", "the same in evaluation; fixed gives the same bits")
+    eval_num_taps: int = setting(0, "taps in evaluation; 0 means num_taps, -1 means 4 mmax", -1, 1000)
+    smooth: bool = setting(False, "messages fade out at the cutoff: a continuous energy surface")
+    regress_stress: bool = setting(False, "predict stress too, by the energy's strain derivative")
+    sphere_quadrature: str = setting("spiral", "points of the readouts' integral")
+    grid_resolution: int = setting(0, "latitudes of the grid; 0 means 2 (lmax + 1)", 0, 200)
+    keep_tied_neighbors: bool = setting(False, "beyond the cap, keep those as far as the last one kept")
+    compute_dtype: str = setting("float32", "of the layers' matrix products; tf32 is for GPUs")
+    cuda_graphs: bool = setting(False, "replay evaluations of repeated sizes: for MD and relaxations on GPUs")
+    strict_elements: bool = setting(False, "refuse elements that were not trained, rather than warn")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> SCNConfig:
@@ -88,7 +88,7 @@ class SCNConfig:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            self._check_type_and_range(f.name, str(f.type), **f.metadata)
+            self._check_type_and_range(f.name, str(f.type), f.metadata["low"], f.metadata["high"])
         for name, choices in CHOICES.items():
             self._require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
         top = self.lmax

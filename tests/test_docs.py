@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -79,6 +80,12 @@ def test_python_block(page: str, text: str) -> None:
     """The examples in Python run."""
     done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+def test_settings_page() -> None:
+    """The table of settings is that of the declarations."""
+    script = runpy.run_path(str(ROOT / "tools/settings.py"))
+    assert script["PAGE"].read_text() == script["page"](), "run python tools/settings.py"
 
 
 def test_links() -> None:
