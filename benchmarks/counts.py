@@ -106,7 +106,8 @@ def count_operators(variant: str, **changes: Any) -> dict[str, dict[str, dict[st
         for inference and a training step, ``operators`` and ``waits``, each from the ``batch`` and from the
         ``graph`` to the predictions.
     """
-    model, batch = build(f"ours {variant}", **{**NARROW, **changes}), slabs(BATCH[0], BATCH[1])
+    model: Any = build(f"ours {variant}", **{**NARROW, **changes})
+    batch = slabs(BATCH[0], BATCH[1])
     found = {}
     with as_on_a_gpu():
         x = model._input(batch, None)

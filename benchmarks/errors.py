@@ -105,7 +105,7 @@ def trained_like(variant: str, scale: float = 1.5, **changes: Any) -> Any:
         scale: factor of initial weight matrices; with 1.5 signals neither fade nor grow from layer to layer.
         changes: other settings.
     """
-    model = build(f"ours {variant}", **changes).eval()
+    model: Any = build(f"ours {variant}", **changes).eval()
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.data *= scale

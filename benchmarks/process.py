@@ -88,7 +88,7 @@ def _measure_on(
     on: Device, model: str, call: str, batch: Any, precision: str, **changes: Any
 ) -> dict[str, Any]:
     ours = model.startswith("ours")
-    network = build_in(precision, model, **changes).to(on.device)
+    network: Any = build_in(precision, model, **changes).to(on.device)
     facts: dict[str, Any] = {
         "parameters": sum(p.numel() for p in network.parameters()),
         "atoms": len(batch.pos),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,11 @@ class EdgeBlock(nn.Module):
             else None
         )
 
+    @property
+    def of_resolutions(self) -> list[MessageBlock]:
+        """The message blocks of near and far edges."""
+        return cast("list[MessageBlock]", self.messages)
+
     def forward(
         self, x: Tensor, elements: tuple[Tensor, Tensor], radial: Tensor, edges: Sequence[Edges]
     ) -> Tensor:
@@ -82,7 +87,7 @@ class EdgeBlock(nn.Module):
         """
         features = self.edge_features(radial, *elements).split([len(of.wigner) for of in edges])  # (E_r, F)
         x = self.downsample(x)  # (A, K, C')
-        sums = sum_messages(self.messages, x, features, edges)  # (A, K, C')
+        sums = sum_messages(self.of_resolutions, x, features, edges)  # (A, K, C')
         if self.aggregation is not None:
             sums = self.aggregation(x, sums)
         return self.upsample(sums)  # (A, K, C)
@@ -159,9 +164,10 @@ class SCN(TableModule):
         """Return the edges of each resolution with what all layers need to turn signals."""
         envelope = polynomial_envelope(distance, self.config.cutoff) if self.config.smooth else None
         sizes, found = chunk_sizes(frames.device), []
+        blocks = cast("EdgeBlock", self.edge_blocks[0]).of_resolutions
         of_resolution = [t.split(graph.sizes) for t in (graph.source, graph.target, frames)]
         for r, (source, target, of_edges) in enumerate(zip(*of_resolution, strict=True)):
-            message = self.edge_blocks[0].messages[r]
+            message = blocks[r]
             wigner = packed_wigner(of_edges, message.lmax, message.mmax)
             back = wigner if envelope is None else wigner * envelope.split(graph.sizes)[r][:, None]
             chunks = split_edges(

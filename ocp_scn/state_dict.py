@@ -68,7 +68,7 @@ def keep_own_names(model: nn.Module) -> None:
             model._load_state_dict_pre_hooks.pop(key, None)
 
 
-def _save(model: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
+def _save(model: Any, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
     own = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
     centres = getattr(model.distance_expansion, "centres", None)
     expansion = {"fc1.weight": None, "fc1.bias": None} if centres is None else {"offset": centres}

@@ -117,7 +117,7 @@ def _check(path: Path) -> bool:
             entries = archive.infolist()
             plain = all(map(_is_plain, entries))
             damaged = archive.testzip() if plain else None
-        records = torch._C.PyTorchFileReader(str(path)).get_all_records()  # type: ignore[attr-defined]
+        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
     except _DAMAGED as error:
         raise _unreadable(path, f"its archive is cut short or damaged ({cause(error)})") from error
     if "constants.pkl" in records or any(name.startswith("code/") for name in records):

@@ -31,6 +31,8 @@ class RadialBasis(TableModule):
         width: ``basis_width_scalar``.
     """
 
+    centres: Tensor
+
     def __init__(self, function: str, num_radial: int, cutoff: float, width: float) -> None:
         super().__init__()
         self.function = function
