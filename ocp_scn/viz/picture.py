@@ -126,9 +126,8 @@ def _structure(atoms: Atoms, drawn: Collection[int] = ()) -> Iterator[Solid]:
 
 
 def _draw_edge(page: Page, top: float, atoms: Atoms, edge: Edge) -> None:
-    symbols = atoms.symbols
-    text = f"What layer {edge.layer}'s message from {symbols[edge.source]} to {symbols[edge.target]} reads"
-    page.heading(top, "b", text)
+    symbols = [atoms.symbols[a] for a in (edge.source, edge.target)]
+    page.heading(top, "b", f"What layer {edge.layer}'s message from {symbols[0]} to {symbols[1]} reads")
     lefts = np.cumsum([0, *_EDGE_WIDTHS[:-1]])
     panels = [
         page.axes(left, top + HEADING, width, _EDGE_HEIGHT)
@@ -136,6 +135,9 @@ def _draw_edge(page: Page, top: float, atoms: Atoms, edge: Edge) -> None:
     ]
     _draw_in_structure(page, panels[0], atoms, edge)
     _draw_in_frame(page, panels[1], edge, edge.functions.turned)
+    length = float(np.linalg.norm(edge.vec))
+    for symbol, place in zip(symbols, _upright(length), strict=True):
+        panels[1].text(-0.7 * length, place[1], symbol, fontsize=8.5, ha="center", va="center")
     page.caption(panels[1], "$D(R)\\,x$", "turned into the frame")
     _draw_in_frame(page, panels[2], edge, edge.functions.kept)
     lmax = int(np.sqrt(edge.functions.kept.shape[1])) - 1
