@@ -104,12 +104,8 @@ class SCNCalculator(Calculator):
         Raises:
             InputError: for structures that the model cannot compute.
         """
-        for k, atoms in enumerate(structures):
-            fault = place_fault(atoms)
-            if fault is not None:
-                raise InputError(f"{'' if len(structures) == 1 else f'structure {k}: '}{fault}")
         found = self.network.predict(
-            _batch(structures, self.device, self.dtype),
+            batch_of(structures, self.device, self.dtype),
             stress="stress" in self.implemented_properties,
             create_graph=False,
         )
@@ -226,8 +222,16 @@ def _network(trained: Trained, strict_elements: bool) -> BatchSCN:
     return network.requires_grad_(False).eval()
 
 
-def _batch(structures: Sequence[Atoms], device: torch.device, dtype: torch.dtype) -> Any:
-    """Return structures as the network reads them."""
+def batch_of(structures: Sequence[Atoms], device: torch.device, dtype: torch.dtype) -> Any:
+    """Return structures as the network reads them.
+
+    Raises:
+        InputError: for positions and cells that it cannot compute.
+    """
+    for k, atoms in enumerate(structures):
+        fault = place_fault(atoms)
+        if fault is not None:
+            raise InputError(f"{'' if len(structures) == 1 else f'structure {k}: '}{fault}")
     natoms = torch.tensor([len(atoms) for atoms in structures])
     arrays = {
         "pos": np.concatenate([_places(atoms) for atoms in structures]),
