@@ -106,6 +106,8 @@ def _takes_onednn(a: Tensor, b: Tensor) -> bool:
         and a.shape[0] > 0
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
+        # torch.compile takes an addition into the product, and then only weights that it may fold in.
+        and not torch.compiler.is_compiling()
     )
 
 

@@ -5,6 +5,7 @@ import torch
 
 from ocp_scn.nn import products
 from ocp_scn.nn.products import (
+    MIN_VALUES,
     input_major,
     large_products_pay,
     plus_product,
@@ -139,3 +140,12 @@ def test_precision_of_products():
     with torch.autocast("cpu", torch.bfloat16):
         assert product_dtype(torch.zeros(1)) == torch.bfloat16
     assert product_dtype(torch.zeros(1)) == torch.float32
+
+
+@torch.no_grad()
+def test_compiled_products_of_large_matrices():
+    """An addition after a product by oneDNN is no hindrance."""
+    a, b, c = torch.randn(40, 300), torch.randn(500, 300), torch.randn(40, 500)
+    assert b.numel() >= MIN_VALUES
+    compiled = torch.compile(lambda a, b, c: product(a, b) + c, fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(a, b, c), a @ b.mT + c, rtol=1e-4, atol=1e-4)
