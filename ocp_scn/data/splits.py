@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from ocp_scn.errors import InputError
 
 TRAIN = "train"
+NO_SPLIT = "none"  # in place of rules: everything is for training
 Rule = Callable[[str, int], bool]
+# Frames that can spare some; systems that are several; systems (or frames) that can spare a test set, too.
+_ENOUGH, _SEVERAL, _MANY = 10, 3, 10
 
 
 def parse_rules(texts: Sequence[str], *, by: str, seed: int) -> dict[str, Rule]:
@@ -32,12 +36,68 @@ def parse_rules(texts: Sequence[str], *, by: str, seed: int) -> dict[str, Rule]:
     return rules
 
 
+def automatic_rules(
+    ids: Sequence[tuple[str, int]], *, by: str | None, seed: int
+) -> tuple[dict[str, Rule], str]:
+    """Return rules that keep frames for validation and test, where there are enough, and say what they do.
+
+    A tenth of the frames each, in whole systems where there are several. Of few systems one is kept, however
+    large.
+
+    Args:
+        ids: system and number of each frame.
+        by: ``system`` or ``frame``; None for what suits the data.
+        seed: of the choice.
+
+    Raises:
+        InputError: for whole systems of which there is only one.
+    """
+    systems = Counter(sid for sid, _ in ids)
+    if by == "system" and len(systems) < 2:
+        raise InputError("--split-by system: there is one system; --split-by frame parts it")
+    if len(ids) < _ENOUGH:
+        return {}, f"no validation: {len(ids)} frames are too few to spare any, and all are for training"
+    whole = by == "system" or (by is None and len(systems) >= _SEVERAL)
+    parts = systems if whole else Counter(f"{sid}:{fid}" for sid, fid in ids)
+    held = _hold_out(parts, ["val", "test"] if len(parts) >= _MANY else ["val"], seed)
+    rules = {name: _rule(chosen, whole=whole) for name, chosen in held.items()}
+    kept = " and ".join(f"{len(chosen)} for {name}" for name, chosen in held.items())
+    if whole:
+        return rules, f"split by system: of {len(systems)}, {kept}"
+    few = "" if by else f", as 'sid' and files name {len(systems)} system{'s' * (len(systems) > 1)}"
+    return rules, (
+        f"split by frame{few}: of {len(ids)}, {kept}; frames of one system are alike, and errors smaller "
+        "than on a new one"
+    )
+
+
+def _hold_out(parts: Mapping[str, int], names: Sequence[str], seed: int) -> dict[str, set[str]]:
+    """Return for each name parts that have a tenth of all frames together, or the smallest part alone."""
+    most = sum(parts.values()) / 10
+    rest = sorted(parts, key=lambda part: (_uniform(part, seed), part))
+    held: dict[str, set[str]] = {}
+    for name in names:
+        chosen: set[str] = set()
+        size = 0
+        for part in rest:
+            if size + parts[part] <= most:
+                chosen.add(part)
+                size += parts[part]
+        held[name] = chosen or {min(rest, key=parts.__getitem__)}
+        rest = [part for part in rest if part not in held[name]]
+    return held
+
+
+def _rule(chosen: set[str], *, whole: bool) -> Rule:
+    return lambda sid, fid: (sid if whole else f"{sid}:{fid}") in chosen
+
+
 def parts_systems(texts: Sequence[str], by: str) -> bool:
     """Tell whether a rule takes a random share of whole systems."""
     return by == "system" and any(":" not in text.partition("=")[2] for text in texts)
 
 
-def split_of(sid: str, fid: int, rules: dict[str, Rule]) -> str:
+def split_of(sid: str, fid: int, rules: Mapping[str, Rule]) -> str:
     """Return the first split whose rule takes the frame, else ``train``."""
     return next((name for name, takes in rules.items() if takes(sid, fid)), TRAIN)
 
