@@ -13,21 +13,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ocp_scn.data import pickles
 from ocp_scn.data.configuration import write_configuration
 from ocp_scn.data.conversion import REFERENCES_FILE, Report
 from ocp_scn.data.faults import find_fault
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import Writer, add_format_argument, writer
-from ocp_scn.data.frames import (
-    Frame,
-    find_files,
-    foreign_files,
-    has_calculated_energies,
-    read_frames,
-)
-from ocp_scn.data.labels import ENERGY_TARGETS, LabelKeys
+from ocp_scn.data.frames import Frame, foreign_files, has_calculated_energies, read_frames
+from ocp_scn.data.labels import ENERGY_TARGETS
 from ocp_scn.data.references import LinearReferences, ReferenceFit
+from ocp_scn.data.source import add_source_arguments, label_keys, source_files
 from ocp_scn.data.splits import NO_SPLIT, TRAIN, Rule, automatic_rules, parse_rules, split_of
 from ocp_scn.data.survey import Survey
 from ocp_scn.errors import InputError, UnreadableError
@@ -110,13 +104,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put a file's name before every sid in it, of files whose systems are numbered apart",
     )
-    for name, unit in (("energy", "eV"), ("forces", "eV/Å"), ("stress", "eV/Å³, or a virial in eV")):
-        parser.add_argument(
-            f"--{name}-key",
-            default=name,
-            metavar="NAME",
-            help=f"what the source calls it, {unit} (default: {name})",
-        )
     parser.add_argument(
         "--leave-out",
         action="append",
@@ -124,9 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TARGET",
         help="drop a target such as stress or y_relaxed; may be repeated",
     )
-    parser.add_argument(
-        "--no-pickles", action="store_true", help="refuse LMDB files of fairchem-core 1, which are pickles"
-    )
+    add_source_arguments(parser)
     add_format_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the target folder")
 
@@ -180,8 +165,7 @@ def convert(args: argparse.Namespace) -> Report:
         InputError: for a source, rule or reference file that cannot be used, a bad frame with
             ``--bad-frames refuse``, or a split that got no frame.
     """
-    files = find_files(args.source)
-    _mind_pickles(files, refuse=args.no_pickles)
+    files = source_files(args)
     make = writer(args.format)
     rules = _asked_rules(args)
     with new_folder(args.target, overwrite=args.overwrite) as folder:
@@ -220,7 +204,6 @@ def _good_frames(
     references: LinearReferences | None,
 ) -> Iterator[tuple[Frame, str]]:
     """Yield the frames to use, each with its split; count the others in ``report``."""
-    keys = LabelKeys(args.energy_key, args.forces_key, args.stress_key)
 
     def unreadable(error: UnreadableError) -> None:
         if args.bad_frames == "refuse":
@@ -228,7 +211,13 @@ def _good_frames(
         report.unreadable += 1
         report.bad_frames.append(str(error))
 
-    frames = read_frames(files, args.source, keys=keys, sids_by_file=args.sids_by_file, unreadable=unreadable)
+    frames = read_frames(
+        files,
+        args.source,
+        keys=label_keys(args),
+        sids_by_file=args.sids_by_file,
+        unreadable=unreadable,
+    )
     for frame in tqdm(frames, unit=" frames", desc="reading"):
         report.not_taken.update(frame.others)
         report.labels.update(_labels_of(frame))
@@ -333,19 +322,6 @@ def _check_keys(args: argparse.Namespace, report: Report) -> None:
         key = getattr(args, f"{name}_key")
         if key != name and name not in report.labels:
             raise InputError(f"--{name}-key {key}: no frame has anything of that name")
-
-
-def _mind_pickles(files: list[Path], *, refuse: bool) -> None:
-    """Say that pickles are read, or refuse to."""
-    pickled = [path for path in files if path.name.endswith(pickles.SUFFIX)]
-    if pickled and refuse:
-        raise InputError(f"{str(pickled[0])!r} has pickles, and --no-pickles is set")
-    if pickled:
-        print(
-            f"reading pickles of fairchem-core 1 from {pickled[0]}{' and others' if pickled[1:] else ''}: "
-            "arrays and numbers are taken, anything else ends the conversion (--no-pickles reads none)",
-            file=sys.stderr,
-        )
 
 
 def _shifted(frame: Frame, shift: float) -> Frame:

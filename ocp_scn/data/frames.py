@@ -32,10 +32,10 @@ _ASE_LMDB = (".aselmdb",)
 READABLE = XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
 _STRUCTURE = {"numbers", "positions", "tags", "fixed", "sid", "fid"}
 # What damaged and foreign files end with.
-_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError)
-_ERRORS += (AssertionError, RuntimeError, ArithmeticError, lzma.LZMAError, zlib.error, sqlite3.Error)
+ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError)
+ERRORS += (AssertionError, RuntimeError, ArithmeticError, lzma.LZMAError, zlib.error, sqlite3.Error)
 # And of an array that is larger than its file.
-_ERRORS += (MemoryError,)
+ERRORS += (MemoryError,)
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
             count += 1
     except InputError:
         raise
-    except _ERRORS as error:
+    except ERRORS as error:
         where = f" from frame {count} on" if count else ""
         raise UnreadableError(f"{str(path)!r} cannot be read{where}: {cause(error)}") from error
 
