@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 
 from ocp_scn import SCNConfig
 from ocp_scn.data.__main__ import main
+from ocp_scn.data.count import count_frames
+from ocp_scn.data.frames import find_files
 from tests.calculations import write_calculations
 from tests.fairchem2.conftest import ROOT, fairchem, losses
 
@@ -70,6 +72,14 @@ def test_energies_alone(tmp_path):
     unit = runner["train_eval_unit"]
     assert [task["property"] for task in unit["tasks"]] == ["energy"]
     assert unit["model"]["backbone"]["regress_forces"] is False
+
+
+def test_numbers_of_a_data_set(tmp_path, capsys):
+    """Of all of its splits; the frames are counted beforehand for the time that is left."""
+    folder = convert(tmp_path, 30).parent
+    assert main(["stats", str(folder)]) == 0
+    assert "30 frames, 1 systems, 120 atoms" in capsys.readouterr().out
+    assert count_frames(find_files(folder)) == 30
 
 
 @pytest.mark.slow
