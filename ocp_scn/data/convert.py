@@ -288,7 +288,7 @@ def _plan(
         for frame, _ in _good_frames(args, files, rules, report, None):
             survey.add(frame)
     if automatic and survey.ids:
-        rules, words = automatic_rules(survey.ids, by=args.split_by, seed=args.seed)
+        rules, words = automatic_rules(survey.ids, survey.elements(), by=args.split_by, seed=args.seed)
     elif automatic or fitted:
         report.check_splits(args, rules)  # before everything is read again
     return rules, _references(args, survey.fit(rules)) if fitted else _given_references(args), words

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ocp_scn.errors import InputError
 
@@ -36,60 +37,96 @@ def parse_rules(texts: Sequence[str], *, by: str, seed: int) -> dict[str, Rule]:
     return rules
 
 
+@dataclass
+class _Part:
+    """Frames that stay together."""
+
+    frames: int = 0
+    elements: set[int] = field(default_factory=set)
+
+
 def automatic_rules(
-    ids: Sequence[tuple[str, int]], *, by: str | None, seed: int
+    ids: Sequence[tuple[str, int]], elements: Sequence[Collection[int]], *, by: str | None, seed: int
 ) -> tuple[dict[str, Rule], str]:
     """Return rules that keep frames for validation and test, where there are enough, and say what they do.
 
     A tenth of the frames each, in whole systems where there are several. Of few systems one is kept, however
-    large.
+    large. No element is lost to training.
 
     Args:
         ids: system and number of each frame.
+        elements: atomic numbers of each frame.
         by: ``system`` or ``frame``; None for what suits the data.
         seed: of the choice.
 
     Raises:
         InputError: for whole systems of which there is only one.
     """
-    systems = Counter(sid for sid, _ in ids)
-    if by == "system" and len(systems) < 2:
+    systems = len({sid for sid, _ in ids})
+    if by == "system" and systems < 2:
         raise InputError("--split-by system: there is one system; --split-by frame parts it")
     if len(ids) < _ENOUGH:
         return {}, f"no validation: {len(ids)} frames are too few to spare any, and all are for training"
-    whole = by == "system" or (by is None and len(systems) >= _SEVERAL)
-    parts = systems if whole else Counter(f"{sid}:{fid}" for sid, fid in ids)
-    held = _hold_out(parts, ["val", "test"] if len(parts) >= _MANY else ["val"], seed)
-    rules = {name: _rule(chosen, whole=whole) for name, chosen in held.items()}
-    kept = " and ".join(f"{len(chosen)} for {name}" for name, chosen in held.items())
-    if whole:
-        return rules, f"split by system: of {len(systems)}, {kept}"
-    few = "" if by else f", as 'sid' and files name {len(systems)} system{'s' * (len(systems) > 1)}"
-    return rules, (
-        f"split by frame{few}: of {len(ids)}, {kept}; frames of one system are alike, and errors smaller "
-        "than on a new one"
-    )
+    ways = [by] if by else ["system", "frame"] if systems >= _SEVERAL else ["frame"]
+    for way in ways:
+        parts: dict[str, _Part] = {}
+        for (sid, fid), numbers in zip(ids, elements, strict=True):
+            part = parts.setdefault(_key(sid, fid, way), _Part())
+            part.frames += 1
+            part.elements.update(numbers)
+        held = _hold_out(parts, seed)
+        if held:
+            words = _words(held, len(parts), way, "" if by else _reason(systems))
+            return {name: _rule(chosen, way) for name, chosen in held.items()}, words
+    return {}, f"no validation: each {ways[-1]} has an element that no other has, and all are for training"
 
 
-def _hold_out(parts: Mapping[str, int], names: Sequence[str], seed: int) -> dict[str, set[str]]:
-    """Return for each name parts that have a tenth of all frames together, or the smallest part alone."""
-    most = sum(parts.values()) / 10
-    rest = sorted(parts, key=lambda part: (_uniform(part, seed), part))
+def _hold_out(parts: Mapping[str, _Part], seed: int) -> dict[str, set[str]]:
+    """Return parts by name of their split: of a tenth of all frames together, or the smallest alone."""
+    most = sum(part.frames for part in parts.values()) / 10
+    having = Counter(element for part in parts.values() for element in part.elements)
+    rest = sorted(parts, key=lambda key: (_uniform(key, seed), key))
     held: dict[str, set[str]] = {}
-    for name in names:
-        chosen: set[str] = set()
-        size = 0
-        for part in rest:
-            if size + parts[part] <= most:
-                chosen.add(part)
-                size += parts[part]
-        held[name] = chosen or {min(rest, key=parts.__getitem__)}
-        rest = [part for part in rest if part not in held[name]]
+
+    def is_spared(key: str) -> bool:
+        return all(having[element] > 1 for element in parts[key].elements)
+
+    for split in ["val", "test"] if len(parts) >= _MANY else ["val"]:
+        chosen, room = set[str](), most
+        for key in rest:
+            if parts[key].frames <= room and is_spared(key):
+                chosen.add(key)
+                having.subtract(parts[key].elements)
+                room -= parts[key].frames
+        if not chosen:
+            chosen = set(sorted(filter(is_spared, rest), key=lambda key: parts[key].frames)[:1])
+            having.subtract(element for key in chosen for element in parts[key].elements)
+        if chosen:
+            held[split] = chosen
+        rest = [key for key in rest if key not in chosen]
     return held
 
 
-def _rule(chosen: set[str], *, whole: bool) -> Rule:
-    return lambda sid, fid: (sid if whole else f"{sid}:{fid}") in chosen
+def _reason(systems: int) -> str:
+    if systems >= _SEVERAL:
+        return ", as each system has an element that no other has"
+    return f", as 'sid' and files name {systems} system{'s' * (systems > 1)}"
+
+
+def _words(held: Mapping[str, set[str]], parts: int, by: str, reason: str) -> str:
+    kept = " and ".join(f"{len(chosen)} for {name}" for name, chosen in held.items())
+    if by == "system":
+        return f"split by system: of {parts}, {kept}"
+    alike = "frames of one system are alike, and errors smaller than on a new one"
+    return f"split by frame{reason}: of {parts}, {kept}; {alike}"
+
+
+def _key(sid: str, fid: int, by: str) -> str:
+    return sid if by == "system" else f"{sid}:{fid}"
+
+
+def _rule(chosen: set[str], by: str) -> Rule:
+    return lambda sid, fid: _key(sid, fid, by) in chosen
 
 
 def parts_systems(texts: Sequence[str], by: str) -> bool:
@@ -114,7 +151,7 @@ def _parse_rule(text: str, rule: str, by: str, seed: int) -> Rule:
                 return lambda sid, fid: fid % modulus == remainder
         fraction = float(rule)
         if 0 < fraction < 1:
-            return lambda sid, fid: _uniform(sid if by == "system" else f"{sid}:{fid}", seed) < fraction
+            return lambda sid, fid: _uniform(_key(sid, fid, by), seed) < fraction
     except ValueError:
         pass
     raise InputError(f"--split {text!r}; expected NAME=0.1, NAME=sids:a,b or NAME=every:10:5")

@@ -38,6 +38,11 @@ class Survey:
                 fit.add(_numbers(composition), energy)
         return fit
 
+    def elements(self) -> list[frozenset[int]]:
+        """Return the atomic numbers of each frame."""
+        known = {found: frozenset(_numbers(found).tolist()) for found in self._known}
+        return [known[found] for found in self._compositions]
+
     @property
     def compositions(self) -> int:
         """The number of different compositions."""

@@ -123,13 +123,34 @@ def test_a_data_set_is_not_split_anew(convert: Convert, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_split_has_frames_and_training_most(sizes: list[int], seed: int) -> None:
     frames = [(f"s{system}", fid) for system, size in enumerate(sizes) for fid in range(size)]
-    rules, _ = automatic_rules(frames, by=None, seed=seed)
+    elements = [{1, 8}] * len(frames)
+    rules, _ = automatic_rules(frames, elements, by=None, seed=seed)
     found = Counter(split_of(sid, fid, rules) for sid, fid in frames)
     assert all(found[name] > 0 for name in ["train", *rules])
     assert found["train"] > len(frames) / 2
-    assert (
-        automatic_rules(frames[::-1], by=None, seed=seed)[1] == automatic_rules(frames, by=None, seed=seed)[1]
+    again, _ = automatic_rules(frames[::-1], elements, by=None, seed=seed)
+    assert all(split_of(*frame, again) == split_of(*frame, rules) for frame in frames)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_element_is_lost_to_training(seed: int) -> None:
+    """Of systems with an element each, frames are kept; of frames with an element each, none."""
+    frames = [(f"s{k // 4}", k % 4) for k in range(40)]
+    rare = [{1, 8} if k % 10 else {1, 20 + k} for k in range(40)]
+    rules, words = automatic_rules(frames, rare, by=None, seed=seed)
+    assert words.startswith("split by system")
+    trained = [rare[k] for k in range(40) if split_of(*frames[k], rules) == "train"]
+    assert set().union(*trained) == set().union(*rare)
+    own = [{30 + k // 4} for k in range(40)]
+    rules, words = automatic_rules(frames, own, by=None, seed=seed)
+    assert words.startswith(
+        "split by frame, as each system has an element that no other has: of 40, 4 for val"
     )
+    trained = [own[k] for k in range(40) if split_of(*frames[k], rules) == "train"]
+    assert set().union(*trained) == set().union(*own)
+    rules, words = automatic_rules(frames, [{k + 1} for k in range(40)], by=None, seed=seed)
+    assert rules == {}
+    assert words.startswith("no validation: each frame has an element that no other has")
 
 
 def test_energies_alone_are_trained_where_that_is_asked(convert: Convert, tmp_path: Path) -> None:
