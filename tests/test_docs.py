@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from fairchem.core.common.flags import flags
 
+from ocp_scn.data import __main__ as data
 from ocp_scn.fairchem.v1.checks import check_model
 from ocp_scn.fairchem.v1.launcher import load_config
+from tests.calculations import write_calculations
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,6 +44,16 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 COMMANDS = commands()
+WRITTEN = "datasets/mine/train.yml"  # by convert
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The configuration that convert writes for a user's calculations."""
+    folder = tmp_path_factory.mktemp("own")
+    source = write_calculations(folder / "mine.extxyz", 12)
+    assert data.main(["convert", str(source), str(folder / "mine")]) == 0
+    return str(folder / "mine/train.yml")
 
 
 def test_pages_have_commands() -> None:
@@ -52,8 +64,9 @@ def test_pages_have_commands() -> None:
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{p}-{' '.join(w[1:4])}" for p, w in COMMANDS])
-def test_command(page: str, words: list[str]) -> None:
+def test_command(page: str, words: list[str], request: pytest.FixtureRequest) -> None:
     """The command's program, options and files exist."""
+    words = [request.getfixturevalue("written") if word == WRITTEN else word for word in words]
     if words[0] == "make":
         done = subprocess.run(
             ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False

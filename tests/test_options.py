@@ -10,6 +10,7 @@ from ocp_scn.submission import __main__ as submission
 
 CONVERT = ["convert", "in", "out"]
 SAMPLE = ["sample", "out"]
+STATS = ["stats", "in"]
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ SAMPLE = ["sample", "out"]
         (CONVERT, "--max-atoms", ["0", "-3", "2.5", "1e3", "nan", "many", ""]),
         (CONVERT, "--max-num-elements", ["0", "1", "-90", "90.5", "inf"]),
         (CONVERT, "--seed", ["0.5", "nan", "1_0", "seed", "9" * 5000]),
+        (STATS, "--cutoff", ["nan", "inf", "-1", "0", "31", "far", ""]),
+        (STATS, "--max-num-neighbors", ["0", "-1", "2.5", "many", ""]),
         (SAMPLE, "--systems", ["0", "9", "-10", "12.0", "nan"]),
         (SAMPLE, "--seed", ["-1", "0.5", "inf", "one"]),
         (SAMPLE, "--ood-systems", ["-1", "0.5", "nan"]),

@@ -1,4 +1,4 @@
-"""``python -m ocp_scn.data sample`` and ``python -m ocp_scn.data convert``."""
+"""``python -m ocp_scn.data sample``, ``convert`` and ``stats``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ocp_scn.data import convert, sample
+from ocp_scn.data import convert, sample, stats
 from ocp_scn.errors import InputError, memory_fault
 from ocp_scn.options import Parser
 
@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(prog="python -m ocp_scn.data", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in (("sample", sample), ("convert", convert)):
+    for name, module in (("sample", sample), ("convert", convert), ("stats", stats)):
         command = commands.add_parser(
             name,
             help=module.DESCRIPTION.split(":")[0].split(" (")[0],

@@ -17,6 +17,8 @@ from ocp_scn.data.references import LinearReferences
 from ocp_scn.data.splits import TRAIN, Rule, parts_systems
 from ocp_scn.errors import InputError
 
+REFERENCES_FILE = "references.npz"
+
 
 @dataclass
 class Report:
@@ -24,6 +26,9 @@ class Report:
 
     references: LinearReferences | None = None
     subtracted: bool = False  # whether the energies as written lack the references
+    split: str = ""  # how frames were split by themselves, in words
+
+    next: list[str] = field(default_factory=list)  # how to train on it, in lines
 
     frames: Counter[str] = field(default_factory=Counter)  # written, by split
     too_large: int = 0  # frames left out for their number of atoms
@@ -34,6 +39,9 @@ class Report:
     systems: set[str] = field(default_factory=set)
     labels: set[str] = field(default_factory=set)  # energy, forces, stress that some frame has
     not_taken: Counter[str] = field(default_factory=Counter)  # frames that say something by another name
+    atoms: Counter[str] = field(default_factory=Counter)  # of all frames, by split
+    largest: int = 0  # atoms of a frame
+    labelled: dict[str, Counter[str]] = field(default_factory=dict)  # frames with energy, forces, by split
     targets: dict[str, Counter[str]] = field(default_factory=dict)  # frames that have each, by split
     left_out: set[str] = field(default_factory=set)  # targets that were dropped
     lost: Counter[str] = field(default_factory=Counter)  # frames, by kind of constraint that is not kept
@@ -49,7 +57,7 @@ class Report:
         if not empty:
             return
         line = f"split {empty[0]!r} got no frame of {str(args.source)!r}"
-        if self.systems and parts_systems(args.split, args.split_by):
+        if self.systems and parts_systems(args.split, args.split_by or "system"):
             line += (
                 f": whole systems are taken, of which it has {len(self.systems)}; --split-by frame parts them"
             )
@@ -67,7 +75,12 @@ class Report:
 
     def add(self, frame: Frame, split: str) -> None:
         """Count what a frame that was written has."""
+        labels = {"energy": frame.energy, "forces": frame.forces}
+        known = [name for name, value in labels.items() if value is not None]
+        self.labelled.setdefault(split, Counter()).update(known)
         self.targets.setdefault(split, Counter()).update(frame.targets.keys())
+        self.atoms[split] += len(frame.atoms)
+        self.largest = max(self.largest, len(frame.atoms))
         self.lost.update(frame.lost)
         self.fixed += int(held_atoms(frame.atoms).sum())
         self.tagged += len(np.unique(frame.atoms.get_tags())) > 1
@@ -100,6 +113,7 @@ class Report:
         """Return what ``conversion.json`` keeps."""
         return {
             "frames": dict(self.frames),
+            "split": self.split or None,
             "too_large": self.too_large,
             "unreadable": self.unreadable,
             "bad": dict(self.bad),

@@ -13,32 +13,30 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ocp_scn.data import pickles
-from ocp_scn.data.conversion import Report
+from ocp_scn.data.configuration import write_configuration
+from ocp_scn.data.conversion import REFERENCES_FILE, Report
 from ocp_scn.data.faults import find_fault
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import Writer, add_format_argument, writer
-from ocp_scn.data.frames import (
-    Frame,
-    find_files,
-    foreign_files,
-    has_calculated_energies,
-    read_frames,
-)
-from ocp_scn.data.labels import ENERGY_TARGETS, LabelKeys
+from ocp_scn.data.frames import Frame, foreign_files, has_calculated_energies, read_frames
+from ocp_scn.data.labels import ENERGY_TARGETS
 from ocp_scn.data.references import LinearReferences, ReferenceFit
-from ocp_scn.data.splits import TRAIN, Rule, parse_rules, split_of
+from ocp_scn.data.source import add_source_arguments, label_keys, source_files
+from ocp_scn.data.splits import NO_SPLIT, TRAIN, Rule, automatic_rules, parse_rules, split_of
+from ocp_scn.data.survey import Survey
 from ocp_scn.errors import InputError, UnreadableError
 from ocp_scn.options import integer, number
 from ocp_scn.predictions import structure_name
 
 DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, OC20's pairs of
-extxyz.xz and txt, or LMDB files of fairchem-core 1) into LMDB data sets, one folder a split."""
+extxyz.xz and txt, or LMDB files of fairchem-core 1) into data sets, one folder a split, and write the
+configuration of a training on them."""
 EPILOG = """examples:
+  python -m ocp_scn.data convert mine.extxyz datasets/mine
   python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --split val=0.1
   python -m ocp_scn.data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
 _SAME_ID = "an earlier frame has the same sid and fid"
-REFERENCES_FILE = "references.npz"
+_NEEDED = {"needed": ("energy", "forces"), "energy": ("energy",), "optional": ()}
 # Trainings read energies in float32, whose numbers may not be further apart than this, eV.
 _COARSEST = 1e-3
 _LARGEST_DISTANCE = 5.0  # Å; beyond it every structure has atoms that overlap
@@ -54,13 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=RULE",
         help="0.1: a random tenth; sids:a,b: these systems; every:10:5: frames with number %% 10 == 5; "
-        "may be repeated, the first that fits counts, other frames go to 'train'",
+        "may be repeated, the first that fits counts, other frames go to 'train'; 'none' alone: all do "
+        "(default: of calculations, a tenth each for val and test where there are enough)",
     )
     parser.add_argument(
         "--split-by",
         choices=["system", "frame"],
-        default="system",
-        help="what a random split keeps together (default: system)",
+        help="what a random split keeps together (default: system; frame where there are one or two systems "
+        "and no --split)",
     )
     parser.add_argument("--seed", type=integer(), default=0, help="of random splits (default: 0)")
     parser.add_argument(
@@ -95,23 +94,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--labels",
-        choices=["needed", "optional"],
+        choices=list(_NEEDED),
         default="needed",
-        help="whether a frame without energy or forces is bad; optional suits test sets and IS2RE (default: "
-        "needed)",
+        help="whether a frame without energy or forces is bad: needed, both are; energy, it alone; optional, "
+        "none, which suits test sets and IS2RE (default: needed)",
     )
     parser.add_argument(
         "--sids-by-file",
         action="store_true",
         help="put a file's name before every sid in it, of files whose systems are numbered apart",
     )
-    for name, unit in (("energy", "eV"), ("forces", "eV/Å"), ("stress", "eV/Å³, or a virial in eV")):
-        parser.add_argument(
-            f"--{name}-key",
-            default=name,
-            metavar="NAME",
-            help=f"what the source calls it, {unit} (default: {name})",
-        )
     parser.add_argument(
         "--leave-out",
         action="append",
@@ -119,15 +111,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TARGET",
         help="drop a target such as stress or y_relaxed; may be repeated",
     )
-    parser.add_argument(
-        "--no-pickles", action="store_true", help="refuse LMDB files of fairchem-core 1, which are pickles"
-    )
+    add_source_arguments(parser)
     add_format_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the target folder")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert, and print what was written where."""
+    """Convert, and print what was written where, and how to train on it."""
     report = convert(args)
     print(f"wrote {args.target}")
     for name, count in sorted(report.frames.items()):
@@ -153,6 +143,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"  normalizer of {target}: mean {values['mean']:.6g}, stdev {values['stdev']:.6g}")
     if report.references is not None:
         print(f"  references of {', '.join(report.references.by_symbol())}: {_how_to_use(args, report)}")
+    if report.split:
+        print(f"  {report.split}")
+    print(*report.next, sep="\n")
 
 
 def _how_to_use(args: argparse.Namespace, report: Report) -> str:
@@ -172,15 +165,14 @@ def convert(args: argparse.Namespace) -> Report:
         InputError: for a source, rule or reference file that cannot be used, a bad frame with
             ``--bad-frames refuse``, or a split that got no frame.
     """
-    files = find_files(args.source)
-    _mind_pickles(files, refuse=args.no_pickles)
-    rules = parse_rules(args.split, by=args.split_by, seed=args.seed)
+    files = source_files(args)
     make = writer(args.format)
+    rules = _asked_rules(args)
     with new_folder(args.target, overwrite=args.overwrite) as folder:
-        references = _references(args, files, rules)
+        rules, references, words = _plan(args, files, rules)
         if args.subtract_references and references is None:
             raise InputError("--subtract-references: there are none; pass --references fit or a file")
-        report = Report(references=references, subtracted=args.subtract_references)
+        report = Report(references=references, subtracted=args.subtract_references, split=words)
         with ExitStack() as stack:
             writers = {name: stack.enter_context(make(folder / name)) for name in [TRAIN, *rules]}
             for read, split in _good_frames(args, files, rules, report, references):
@@ -200,6 +192,7 @@ def convert(args: argparse.Namespace) -> Report:
         if references is not None:
             references.save(folder / REFERENCES_FILE)
         (folder / "conversion.json").write_text(json.dumps(report.summary(), indent=1) + "\n")
+        report.next = write_configuration(args, report, folder)
     return report
 
 
@@ -211,7 +204,6 @@ def _good_frames(
     references: LinearReferences | None,
 ) -> Iterator[tuple[Frame, str]]:
     """Yield the frames to use, each with its split; count the others in ``report``."""
-    keys = LabelKeys(args.energy_key, args.forces_key, args.stress_key)
 
     def unreadable(error: UnreadableError) -> None:
         if args.bad_frames == "refuse":
@@ -219,7 +211,13 @@ def _good_frames(
         report.unreadable += 1
         report.bad_frames.append(str(error))
 
-    frames = read_frames(files, args.source, keys=keys, sids_by_file=args.sids_by_file, unreadable=unreadable)
+    frames = read_frames(
+        files,
+        args.source,
+        keys=label_keys(args),
+        sids_by_file=args.sids_by_file,
+        unreadable=unreadable,
+    )
     for frame in tqdm(frames, unit=" frames", desc="reading"):
         report.not_taken.update(frame.others)
         report.labels.update(_labels_of(frame))
@@ -233,7 +231,7 @@ def _good_frames(
             frame,
             max_num_elements=args.max_num_elements,
             min_distance=args.min_distance,
-            labels=args.labels == "needed",
+            needed=_NEEDED[args.labels],
         )
         split = split_of(frame.sid, frame.fid or 0, rules)
         # Labels of total energies need none outside of training: a test set may have other elements.
@@ -261,29 +259,50 @@ def _good_frames(
 def _hint(frame: Frame, fault: str) -> str:
     """Return what else ends the fault of a frame."""
     found = ", ".join([*frame.others, *frame.targets])
-    if fault in ("no energy", "no forces") and found:
-        return f"; it has {found}: name one by --{fault.removeprefix('no ')}-key"
+    if fault in ("no energy", "no forces"):
+        hint = f"; it has {found}: name one by --{fault.removeprefix('no ')}-key" if found else ""
+        return f"{hint}; --labels energy does without forces" if fault == "no forces" else hint
     return "; --sids-by-file tells files apart" if fault == _SAME_ID else ""
 
 
-def _references(
+def _asked_rules(args: argparse.Namespace) -> dict[str, Rule]:
+    """Return the rules that were asked for: none of ``--split none``, and where nothing was."""
+    if args.split == [NO_SPLIT]:
+        return {}
+    return parse_rules(args.split, by=args.split_by or "system", seed=args.seed)
+
+
+def _plan(
     args: argparse.Namespace, files: list[Path], rules: dict[str, Rule]
-) -> LinearReferences | None:
-    """Return the references that were asked for; fitted ones for calculations where nothing was."""
-    asked = args.references
-    if asked == "none" or (asked is None and not has_calculated_energies(files)):
-        return None
-    if asked not in (None, "fit"):
-        return LinearReferences.load(Path(asked))
-    fit, report = ReferenceFit(), Report()
-    for frame, split in _good_frames(args, files, rules, report, None):
-        energy = frame.targets.get("y_relaxed") if frame.energy is None else frame.energy
-        if split == TRAIN and energy is not None:
-            fit.add(frame.atoms.numbers, energy)
-    report.check_splits(args, rules)  # before everything is read again
+) -> tuple[dict[str, Rule], LinearReferences | None, str]:
+    """Return rules, references and how the frames are split by themselves, in words.
+
+    Calculations that nothing was asked for are split, and get fitted references. Data sets, and OC20's pairs,
+    are parts of a split already and may have adsorption energies.
+    """
+    calculated = has_calculated_energies(files)
+    automatic = calculated and not args.split and args.labels != "optional"
+    fitted = args.references == "fit" or (args.references is None and calculated)
+    survey, report, words = Survey(), Report(), ""
+    if automatic or fitted:
+        for frame, _ in _good_frames(args, files, rules, report, None):
+            survey.add(frame)
+    if automatic and survey.ids:
+        rules, words = automatic_rules(survey.ids, survey.elements(), by=args.split_by, seed=args.seed)
+    elif automatic or fitted:
+        report.check_splits(args, rules)  # before everything is read again
+    return rules, _references(args, survey.fit(rules)) if fitted else _given_references(args), words
+
+
+def _given_references(args: argparse.Namespace) -> LinearReferences | None:
+    return None if args.references in (None, "none") else LinearReferences.load(Path(args.references))
+
+
+def _references(args: argparse.Namespace, fit: ReferenceFit) -> LinearReferences | None:
+    """Return fitted references, or None where there is too little to fit and they were not asked for."""
     if fit.frames > fit.elements:
         return fit.solve()
-    if asked is None:  # nothing to fit to, or every energy would be its own reference
+    if args.references is None:  # nothing to fit to, or every energy would be its own reference
         return None
     raise InputError(
         f"--references fit: {fit.frames} training frames with an energy for {fit.elements} elements; "
@@ -303,19 +322,6 @@ def _check_keys(args: argparse.Namespace, report: Report) -> None:
         key = getattr(args, f"{name}_key")
         if key != name and name not in report.labels:
             raise InputError(f"--{name}-key {key}: no frame has anything of that name")
-
-
-def _mind_pickles(files: list[Path], *, refuse: bool) -> None:
-    """Say that pickles are read, or refuse to."""
-    pickled = [path for path in files if path.name.endswith(pickles.SUFFIX)]
-    if pickled and refuse:
-        raise InputError(f"{str(pickled[0])!r} has pickles, and --no-pickles is set")
-    if pickled:
-        print(
-            f"reading pickles of fairchem-core 1 from {pickled[0]}{' and others' if pickled[1:] else ''}: "
-            "arrays and numbers are taken, anything else ends the conversion (--no-pickles reads none)",
-            file=sys.stderr,
-        )
 
 
 def _shifted(frame: Frame, shift: float) -> Frame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from ocp_scn.data.frames import Frame
@@ -12,7 +14,11 @@ _CHECKED_TARGETS = (*RELAXED_TARGETS, "stress")
 
 
 def find_fault(
-    frame: Frame, *, max_num_elements: int, min_distance: float, labels: bool = True
+    frame: Frame,
+    *,
+    max_num_elements: int,
+    min_distance: float,
+    needed: Collection[str] = ("energy", "forces"),
 ) -> str | None:
     """Return what makes a frame unfit for training, or None.
 
@@ -20,7 +26,7 @@ def find_fault(
         frame: the frame.
         max_num_elements: atomic numbers have to be below this.
         min_distance: atoms closer than this overlap, Å.
-        labels: it needs energy and forces.
+        needed: the labels that it has to have.
     """
     fault = structure_fault(frame.atoms, max_num_elements=max_num_elements, min_distance=min_distance)
     if fault is not None:
@@ -29,7 +35,7 @@ def find_fault(
     targets = {name: frame.targets[name] for name in _CHECKED_TARGETS if name in frame.targets}
     for name, values in {**labelled, **targets}.items():
         if values is None:
-            if labels:
+            if name in needed:
                 return f"no {name}"
             continue
         if not np.isfinite(values).all():

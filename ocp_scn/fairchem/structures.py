@@ -60,13 +60,7 @@ def structure_fault(atoms: Atoms, *, max_num_elements: int, min_distance: float)
             if lowest < 0
             else f"element {highest} is beyond {max_num_elements - 1}"
         )
-    systems = Systems(
-        pos=atoms.positions,
-        cell=_complete(atoms)[None],
-        natoms=np.array([len(atoms)]),
-        periodic=atoms.pbc[None],
-        moved=np.zeros((len(atoms), 3), dtype=np.int64),
-    ).wrapped()
+    systems = system_of(atoms)
     limit = farthest(np.float32)
     if np.ptp(systems.pos, axis=0).max() > limit:
         return f"atoms further apart than {limit:.1e} Å"
@@ -74,6 +68,17 @@ def structure_fault(atoms: Atoms, *, max_num_elements: int, min_distance: float)
     if found is not None or coincidence(systems, min_distance) is None:
         return found and found[1]
     return "atoms overlap"
+
+
+def system_of(atoms: Atoms) -> Systems:
+    """Return atoms that :func:`place_fault` finds nothing wrong with as one system, inside its cell."""
+    return Systems(
+        pos=atoms.positions,
+        cell=_complete(atoms)[None],
+        natoms=np.array([len(atoms)]),
+        periodic=atoms.pbc[None],
+        moved=np.zeros((len(atoms), 3), dtype=np.int64),
+    ).wrapped()
 
 
 def _complete(atoms: Atoms) -> np.ndarray:

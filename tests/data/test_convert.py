@@ -75,7 +75,7 @@ def test_every_format_keeps_energies_forces_tags_and_fixed_atoms(tmp_path: Path,
         opener = lzma.open if name.endswith(".xz") else open
         with opener(source, "wt") as packed:
             packed.write(text.read_text())
-    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    assert main(["convert", str(source), str(tmp_path / "out"), "--split", "none"]) == 0
     samples = read(tmp_path / "out/train")
     check_same(samples, originals)
     if not name.endswith(".traj"):
@@ -108,7 +108,7 @@ def with_targets(folder: Path, kind: str, originals: list[Atoms]) -> Path:
 def test_every_format_keeps_stress_and_relaxed_structures(tmp_path: Path, kind: str) -> None:
     originals = frames()
     source = with_targets(tmp_path, kind, originals)
-    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    assert main(["convert", str(source), str(tmp_path / "out"), "--split", "none"]) == 0
     samples = read(tmp_path / "out/train")
     assert len(samples) == len(originals)
     for sample, atoms in zip(samples, originals, strict=True):
@@ -230,7 +230,7 @@ def test_a_target_of_some_frames_only_is_refused_or_left_out(
     """fairchem would end in the middle of a training, when it makes a batch of both kinds."""
     with_targets(tmp_path, "extxyz", frames(systems=1))
     write(tmp_path / "more.extxyz", frames(systems=3)[5:])
-    arguments = ["convert", str(tmp_path), str(tmp_path / "out")]
+    arguments = ["convert", str(tmp_path), str(tmp_path / "out"), "--split", "none"]
     assert main(arguments) == 2
     assert "split 'train' has 'y_relaxed' for 5 of its 15 frames only" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

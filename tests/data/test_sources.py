@@ -87,7 +87,7 @@ def test_files_of_one_name_and_names_with_dots_are_systems_of_their_own(run, tmp
     for name in names:
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         write(tmp_path / "in" / name, frames())
-    run()
+    run("--split", "none")
     systems = ["Cu/relax", "Pd/relax", "run.1", "run.2.1", "run.2"]
     assert ids(tmp_path / "out/train") == [(sid, fid) for sid in systems for fid in range(2)]
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from fairchem.core._cli import get_hydra_config_from_yaml
 
+from ocp_scn.data.__main__ import main
 from ocp_scn.fairchem.v2.checkpoint import build
+from tests.calculations import write_calculations
 from tests.commands.conftest import ROOT
 from tests.fairchem2.test_checkpoint import trained
 
@@ -22,13 +24,18 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_command(words):
-    """It names a file of this project, or one that a training writes, and overrides that the file takes."""
+def test_command(words, tmp_path):
+    """It names a file of this project, or one that a command writes, and overrides that the file takes."""
     assert words[1] == "-c"
     if words[2].endswith("resume.yaml"):
         assert words[3:] == []
-    else:
-        assert get_hydra_config_from_yaml(str(ROOT / words[2]), words[3:])["runner"]["_target_"]
+        return
+    path = ROOT / words[2]
+    if words[2] == "datasets/mine/train.yaml":
+        source = write_calculations(tmp_path / "mine.extxyz", 12)
+        path = tmp_path / "mine/train.yaml"
+        assert main(["convert", str(source), str(path.parent), "--format", "aselmdb"]) == 0
+    assert get_hydra_config_from_yaml(str(path), words[3:])["runner"]["_target_"]
 
 
 def test_python_block(tmp_path, monkeypatch):
