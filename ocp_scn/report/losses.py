@@ -113,7 +113,7 @@ def step_losses(log: Log, print_every: int | None) -> Curve | None:
 
 
 def smoothed(curve: Curve) -> Curve:
-    """Return running means over a fortieth of the steps, in the middle of which they are drawn."""
-    width = max(1, len(curve.steps) // 40)
+    """Return running means over a fortieth of the steps, at least 20 of them, drawn in their middle."""
+    width = max(len(curve.steps) // 40, min(20, len(curve.steps) // 4), 1)
     sums = [np.cumsum(np.concatenate([[0.0], values])) for values in curve]
     return Curve(*((total[width:] - total[:-width]) / width for total in sums))

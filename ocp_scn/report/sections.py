@@ -213,11 +213,11 @@ def _add_loss(section: Section, run: Run, training: Training, folder: Path, name
     images = plot_loss(folder / f"{name}.png", drawn, log.validation, running=running)
     if running:
         caption = (
-            "The loss as fairchem logs it: a mean that begins anew from time to time. The loss of each step is "
-            f"not on record, since the log contradicts print_every={training.print_every}."
+            "The loss as fairchem logs it: a mean that begins anew from time to time. The loss of each step "
+            f"is not on record, since the log contradicts print_every={training.print_every}."
         )
     else:
-        caption = f"The loss of {len(drawn.steps):,} steps, and running means over a fortieth of them."
+        caption = f"The loss of {len(drawn.steps):,} steps, and running means of it."
         if training.print_every not in (None, 1):
             caption += " It is computed from the means that fairchem logs."
     section.figure(images, caption, name)
