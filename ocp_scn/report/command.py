@@ -100,10 +100,11 @@ def write_report(
         task: read_splits(training, list(dict.fromkeys(more)), notes)
         for task, training in run.trainings.items()
     }
+    lacking = bool(notes)
     for path in map(str, data):
         if not any(data_set_name(path) in sets for sets in splits.values()):
             raise InputError(f"--data {path!r} has no structure with an energy")
-    found = compare_predictions([*run.predictions, *predictions], splits, notes)
+    found = compare_predictions([*run.predictions, *predictions], splits, notes, lacking=lacking)
     if run.relaxations:
         direct = splits.get("is2re", {})
         references = run.trainings["is2re"].references if direct else None

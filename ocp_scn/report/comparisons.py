@@ -81,7 +81,7 @@ def read_splits(training: Training, more: Sequence[str], notes: list[str]) -> Sp
 
 
 def compare_predictions(
-    paths: Sequence[Path], splits: Mapping[str, Splits], notes: list[str]
+    paths: Sequence[Path], splits: Mapping[str, Splits], notes: list[str], *, lacking: bool
 ) -> list[Comparison]:
     """Compare every prediction file, of each data set the last one.
 
@@ -89,6 +89,7 @@ def compare_predictions(
         paths: the files, the newest last.
         splits: data sets of the training of each task.
         notes: gets a line for each file that is not compared.
+        lacking: whether data sets of the configuration are gone, so that some files have none.
 
     Raises:
         InputError: for a file that cannot be read or whose ids are those of no data set.
@@ -102,9 +103,9 @@ def compare_predictions(
         if task is None or name is None:
             known = {name: targets for sets in splits.values() for name, targets in sets.items()}
             fault = f"{path}: {mismatch(known, predictions['ids'])}; pass --data FOLDER"
-            if not notes:
+            if not lacking:
                 raise InputError(fault)
-            notes.append(f"not compared: {fault}")  # its data set may be one that does not exist
+            notes.append(f"not compared: {fault}")
             continue
         targets = splits[task][name]
         if targets.unlabelled:

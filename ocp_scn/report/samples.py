@@ -43,6 +43,8 @@ def read_samples(source: str, energy_key: str) -> Iterator[Sample]:
         InputError: for a data set that does not exist or cannot be read, a sample that is none, or a
             label that is no number.
     """
+    if not Path(source).exists():
+        raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
     read = _read_rows if ase_files(source) else _read_graphs
     yield from tqdm(
         read(source, energy_key),
@@ -82,12 +84,14 @@ def read_structures(source: str, rows: Sequence[int]) -> list[Atoms]:
 
 def _count(source: str) -> int:
     if not ase_files(source):
-        from ocp_scn.fairchem.v1.lmdb import open_data_set  # noqa: PLC0415
-
+        try:
+            from ocp_scn.fairchem.v1.lmdb import open_data_set  # noqa: PLC0415
+        except ImportError as error:
+            raise InputError(f"reading {source!r} needs fairchem-core 1.10's environment: {error}") from error
         return len(open_data_set(source))
     try:
         from ocp_scn.fairchem.aselmdb import connect  # noqa: PLC0415
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise InputError(f"reading {source!r} needs fairchem-core 2's environment: {error}") from error
     count = 0
     for path in ase_files(source):
@@ -97,11 +101,9 @@ def _count(source: str) -> int:
 
 
 def _read_graphs(source: str, energy_key: str) -> Iterator[Sample]:
-    try:
-        from ocp_scn.fairchem.v1.data_checks import UNREADABLE, predicted_name  # noqa: PLC0415
-        from ocp_scn.fairchem.v1.lmdb import read_data_set  # noqa: PLC0415
-    except ImportError as error:
-        raise InputError(f"reading {source!r} needs fairchem-core 1.10's environment: {error}") from error
+    from ocp_scn.fairchem.v1.data_checks import UNREADABLE, predicted_name  # noqa: PLC0415
+    from ocp_scn.fairchem.v1.lmdb import read_data_set  # noqa: PLC0415
+
     for index, graph in enumerate(read_data_set(source)):
         try:
             name = predicted_name(graph)
@@ -135,18 +137,19 @@ def _read_rows(source: str, energy_key: str) -> Iterator[Sample]:
         labels = {**({} if atoms.calc is None else atoms.calc.results), **data}
         for label in {energy_key, "forces"} & set(labels):
             check_label(f"data set {source!r}: {name!r}", label, labels[label])
-        forces = np.asarray(labels["forces"], dtype=np.float64) if "forces" in labels else None
-        if forces is not None and forces.shape != (len(atoms), 3):
-            raise UnreadableError(
-                f"data set {source!r}: {name!r} has forces of shape {forces.shape}, and {len(atoms)} atoms"
-            )
+        for label, shape in ((energy_key, ()), ("forces", (len(atoms), 3))):
+            if label in labels and np.shape(labels[label]) != shape:
+                raise UnreadableError(
+                    f"data set {source!r}: {name!r} has {label} of shape {np.shape(labels[label])}; "
+                    f"expected {shape}"
+                )
         yield Sample(
             name,
             atoms.numbers,
             atoms.get_tags() if atoms.has("tags") else None,
             ~held_atoms(atoms),
             float(labels[energy_key]) if energy_key in labels else np.nan,
-            forces,
+            np.asarray(labels["forces"], dtype=np.float64) if "forces" in labels else None,
         )
 
 
