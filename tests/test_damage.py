@@ -26,8 +26,7 @@ from ocp_scn.data.references import LinearReferences
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.training_data import elements_of, write_elements
 from ocp_scn.fairchem.v1.relaxations import Relaxed, read_record, read_relaxed, write_relaxed
-from ocp_scn.report import figures
-from ocp_scn.report.figures import plot_loss
+from ocp_scn.report.losses import read_log
 from ocp_scn.submission import check_file
 from ocp_scn.submission.results import read_results
 
@@ -105,7 +104,7 @@ READERS: dict[str, Reader] = {
     "relaxations.json": (lambda path: path.write_text('{"src": "data/relax"}'), read_record),
     "predictions.npz": (make_predictions, lambda path: read_results([path], "s2ef")),
     "submission.npz": (make_submission, check_file),
-    "a.tfevents": (make_curve, lambda path: plot_loss(path.parent / "loss.png", path.parent)),
+    "a.tfevents": (make_curve, lambda path: read_log(path.parent)),
 }
 
 
@@ -135,8 +134,7 @@ def damaged(content: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.filterwarnings("ignore")
-def test_a_damaged_file_is_read_or_refused_in_one_line(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("ocp_scn.report.figures._save", lambda figure, path: figures.plt.close(figure))
+def test_a_damaged_file_is_read_or_refused_in_one_line(name, tmp_path):
     make, read = READERS[name]
     path = tmp_path / name
     make(path)
@@ -159,12 +157,11 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(name, tmp_path, monkeypat
     shutil.rmtree(path)
 
 
-def test_what_a_damaged_loss_curve_lacks_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("ocp_scn.report.figures._save", lambda figure, path: figures.plt.close(figure))
+def test_what_a_damaged_loss_curve_lacks_is_said(tmp_path):
     path = tmp_path / "a.tfevents"
     make_curve(path)
-    assert plot_loss(tmp_path / "loss.png", tmp_path) == []
+    assert read_log(tmp_path).lost == []
     path.write_bytes(path.read_bytes()[:-30])
-    (line,) = plot_loss(tmp_path / "loss.png", tmp_path)
+    (line,) = read_log(tmp_path).lost
     assert line.startswith("the loss curve lacks what comes after ")
     assert "a.tfevents, which is damaged" in line

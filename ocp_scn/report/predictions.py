@@ -2,140 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from ase import Atoms
+from ase.data import chemical_symbols
 
-from ocp_scn.arrays import doubled_ids, row_counts, some
-from ocp_scn.errors import InputError, cause
-from ocp_scn.fairchem.finite import check_label
-from ocp_scn.fairchem.v1.data_checks import UNREADABLE, predicted_name
-from ocp_scn.fairchem.v1.lmdb import read_data_set
-from ocp_scn.fairchem.v1.metrics import evaluate
+from ocp_scn.arrays import block_rows, doubled_ids, row_counts, some
+from ocp_scn.errors import InputError
+from ocp_scn.report.samples import Sample, read_samples
 from ocp_scn.submission.results import Results
+
+NO_TAG = -1
+ELEMENTS = len(chemical_symbols)
+ADSORBATE = 2  # OC20's tag
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Energies (S,) eV, forces of free atoms (F, 3) eV/Å (None for IS2RE), NaN where a structure has none,
-    and numbers of free atoms (S,); sorted by id.
+    """What a data set says of S structures with F free atoms, sorted by id.
 
-    ``composition`` (S,) eV is what a model's element references make of each structure; 0 without.
+    Attributes:
+        ids: of the structures.
+        energy: (S,) eV, NaN where a structure has none.
+        forces: (F, 3) eV/Å of free atoms, NaN where a structure has none; None if none has (IS2RE).
+        free_atoms: (S,) numbers of free atoms.
+        composition: (S,) eV, what a model's element references make of each structure; 0 without.
+        source: the data set.
+        rows: (S,) where the structures are in it.
+        numbers: (F,) atomic numbers of the free atoms, 0 for what is no element.
+        tags: (F,) of the free atoms, ``NO_TAG`` without.
+        contains: (S, elements) which elements a structure has, fixed atoms included.
+        adsorbates: (S,) formulas of the atoms with the tag of adsorbates, empty without.
     """
 
     ids: list[str]
-    energy: torch.Tensor
-    forces: torch.Tensor | None
-    free_atoms: torch.Tensor
-    composition: torch.Tensor
+    energy: np.ndarray
+    forces: np.ndarray | None
+    free_atoms: np.ndarray
+    composition: np.ndarray
+    source: str = ""
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    numbers: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
+    tags: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
+    contains: np.ndarray = field(default_factory=lambda: np.empty((0, ELEMENTS), bool))
+    adsorbates: np.ndarray = field(default_factory=lambda: np.empty(0, str))
 
     @property
     def unlabelled(self) -> bool:
         """Whether no structure has an energy."""
-        return bool(self.energy.isnan().all())
+        return bool(np.isnan(self.energy).all())
 
     @property
     def rest(self) -> float:
         """The mean energy beyond the composition's, eV."""
-        return float((self.energy - self.composition).nanmean())
-
-
-def data_sets(
-    config: dict[str, Any], more: list[str], references: torch.Tensor | None = None
-) -> dict[str, Targets]:
-    """Read the targets of a training's data sets, and of further folders that have the same ones.
-
-    Args:
-        config: of the training.
-        more: further folders.
-        references: of its model, eV by atomic number.
-
-    Returns:
-        The targets by :func:`data_set_name`; those of the training set as ``train``.
-
-    Raises:
-        InputError: for a data set that does not exist or cannot be read, two of one name, or an id that comes
-            twice.
-    """
-    train = config["dataset"]
-    energy = {name: key for key, name in (train.get("key_mapping") or {}).items()}.get("energy", "energy")
-    sources = [
-        split["src"]
-        for key in ("val_dataset", "test_dataset")
-        if (split := config.get(key)) and split.get("src")
-    ]
-    sources += [source for source in more if any(energy in sample for sample in read_data_set(source))]
-    named = {"train": train["src"]}
-    for source in sources:
-        before = named.setdefault(data_set_name(source), source)
-        if Path(before).resolve() != Path(source).resolve():
-            raise InputError(
-                f"data sets {before!r} and {source!r} have one name; a report needs distinct ones"
-            )
-    return {name: _read_targets(source, energy, references) for name, source in named.items()}
+        rest = self.energy - self.composition
+        return float(rest[np.isfinite(rest)].mean()) if np.isfinite(rest).any() else np.nan
 
 
 def data_set_name(source: str) -> str:
     """Return the name of a data set's folder."""
     path = Path(source)
-    return path.parent.name if path.suffix == ".lmdb" else path.name
+    return path.parent.name if path.suffix in (".lmdb", ".aselmdb") else path.name
 
 
-def composition_energy(sample: Any, references: torch.Tensor | None) -> float:
-    """Return the sum of the references, eV by atomic number, over a sample's atoms; 0 without."""
-    return 0.0 if references is None else float(references[sample.atomic_numbers.long()].sum())
+def composition_energy(numbers: np.ndarray, references: np.ndarray | None) -> float:
+    """Return the sum of the references, eV by atomic number, over atoms; 0 without."""
+    return 0.0 if references is None else float(references[numbers].sum())
 
 
-def _read_targets(source: str, energy_key: str, references: torch.Tensor | None) -> Targets:
-    """Return the targets of a data set, sorted by id."""
-    rows: dict[str, _Row] = {}
-    ids = []
-    for index, sample in enumerate(read_data_set(source)):
+def read_targets(source: str, energy_key: str = "energy", references: np.ndarray | None = None) -> Targets:
+    """Return the targets of a data set.
+
+    Args:
+        source: the data set.
+        energy_key: the label that is the energy.
+        references: of elements, eV by atomic number.
+
+    Raises:
+        InputError: for a data set that does not exist or cannot be read, or an id that comes twice.
+    """
+    return collect(read_samples(source, energy_key), source, references)
+
+
+def collect(samples: Iterable[Sample], source: str, references: np.ndarray | None = None) -> Targets:
+    """Return the targets of samples, which are those of ``source`` in its order."""
+    ids: list[str] = []
+    energy, composition, contains, adsorbates = [], [], [], []
+    forces, numbers, tags = [], [], []
+    formulas: dict[bytes, str] = {}
+    for sample in samples:
+        ids.append(sample.name)
+        energy.append(sample.energy)
         try:
-            ids.append(predicted_name(sample))
-            for label in {energy_key, "forces"} & set(sample.keys()):
-                check_label(f"data set {source!r}: {ids[-1]!r}", label, sample[label])
-            rows[ids[-1]] = _row(sample, energy_key, references)
-        except InputError:
-            raise
-        except UNREADABLE as error:
-            raise InputError(f"data set {source!r}: sample {index} is none: {cause(error)}") from error
+            composition.append(composition_energy(sample.numbers, references))
+        except IndexError:
+            raise InputError(
+                f"data set {source!r}: {sample.name!r} has an element beyond the model's references"
+            ) from None
+        known = np.where((sample.numbers > 0) & (sample.numbers < ELEMENTS), sample.numbers, 0).astype(
+            np.uint8
+        )
+        contains.append(np.packbits(np.isin(np.arange(ELEMENTS), known)))
+        adsorbates.append(_adsorbate(known, sample.tags, formulas))
+        count = int(sample.free.sum())
+        missing = sample.forces is None
+        forces.append(
+            np.full((count, 3), np.nan, np.float32) if missing else np.asarray(sample.forces)[sample.free]
+        )
+        numbers.append(known[sample.free])
+        tags.append(
+            np.full(count, NO_TAG, np.int8) if sample.tags is None else _small(sample.tags[sample.free])
+        )
     doubled = doubled_ids(np.array(ids, dtype=str))
     if doubled:
         raise InputError(f"data set {source!r}: {doubled[0]}")
-    names = sorted(rows)
-    forces = torch.cat([rows[name].forces for name in names]) if names else torch.empty(0, 3)
+    order = np.argsort(np.array(ids, dtype=str), kind="stable")
+    counts = np.array([len(block) for block in numbers], dtype=np.int64)
+    rows = block_rows(counts, order) if len(order) else np.empty(0, int)
+    all_forces = np.concatenate(forces)[rows].astype(np.float64) if forces else np.empty((0, 3))
     return Targets(
-        names,
-        torch.tensor([rows[name].energy for name in names], dtype=torch.float64),
-        None if forces.isnan().all() else forces,
-        torch.tensor([rows[name].free_atoms for name in names]),
-        torch.tensor([rows[name].composition for name in names], dtype=torch.float64),
+        ids=[ids[k] for k in order],
+        energy=np.array(energy, dtype=np.float64)[order],
+        forces=None if np.isnan(all_forces).all() else all_forces,
+        free_atoms=counts[order],
+        composition=np.array(composition, dtype=np.float64)[order],
+        source=source,
+        rows=order,
+        numbers=np.concatenate(numbers)[rows] if numbers else np.empty(0, np.uint8),
+        tags=np.concatenate(tags)[rows] if tags else np.empty(0, np.int8),
+        contains=np.unpackbits(np.array(contains), axis=1)[order, :ELEMENTS].astype(bool)
+        if contains
+        else np.empty((0, ELEMENTS), bool),
+        adsorbates=np.array(adsorbates, dtype=str)[order],
     )
 
 
-class _Row(NamedTuple):
-    """The targets of one structure."""
-
-    energy: float
-    forces: torch.Tensor
-    free_atoms: int
-    composition: float
+def _small(tags: np.ndarray) -> np.ndarray:
+    return np.where((tags >= 0) & (tags < 100), tags, NO_TAG).astype(np.int8)
 
 
-def _row(sample: Any, energy_key: str, references: torch.Tensor | None) -> _Row:
-    free = sample.fixed == 0
-    forces = sample.forces if "forces" in sample else torch.full((len(free), 3), torch.nan)
-    return _Row(
-        float(sample[energy_key]) if energy_key in sample else torch.nan,
-        forces[free].double(),
-        int(free.sum()),
-        composition_energy(sample, references),
-    )
+def _adsorbate(numbers: np.ndarray, tags: np.ndarray | None, formulas: dict[bytes, str]) -> str:
+    """Return the formula of an adsorbate, which many structures share."""
+    if tags is None:
+        return ""
+    atoms = np.sort(numbers[tags == ADSORBATE])
+    key = atoms.tobytes()
+    if key not in formulas:
+        formulas[key] = Atoms(numbers=atoms).get_chemical_formula(mode="hill")
+    return formulas[key]
 
 
 def matching(splits: Mapping[str, Targets], ids: np.ndarray) -> str | None:
@@ -147,8 +164,8 @@ def matching(splits: Mapping[str, Targets], ids: np.ndarray) -> str | None:
 def mismatch(splits: Mapping[str, Targets], ids: np.ndarray) -> str:
     """Say how ids are not those of the data set that has most of them."""
     shared = {name: np.isin(ids, targets.ids) for name, targets in splits.items()}
-    name = max(shared, key=lambda name: int(shared[name].sum()))
-    known = shared[name]
+    name = max(shared, key=lambda name: int(shared[name].sum()), default="")
+    known = shared.get(name, np.zeros(len(ids), bool))
     if not known.any():
         return f"none of its {len(ids)} ids is in a data set known, {some(ids)}"
     missing = np.setdiff1d(splits[name].ids, ids)
@@ -174,7 +191,7 @@ def check_rows(path: Path, found: Results, targets: Targets) -> None:
         found: predictions with forces, sorted by id.
         targets: those of the same ids.
     """
-    counts, expected = row_counts(found), targets.free_atoms.numpy()
+    counts, expected = row_counts(found), targets.free_atoms
     wrong = np.flatnonzero(counts != expected)
     if len(wrong):
         k = wrong[0]
@@ -182,14 +199,3 @@ def check_rows(path: Path, found: Results, targets: Targets) -> None:
             f"{path}: {len(wrong)} structures have forces of other atoms than the free ones; "
             f"{targets.ids[k]!r} has {counts[k]}, with {expected[k]} free"
         )
-
-
-def metrics(energy: torch.Tensor, forces: torch.Tensor | None, targets: Targets) -> dict[str, float]:
-    """Return fairchem's metrics of energies (S,) eV and forces of free atoms (F, 3) eV/Å."""
-    names: dict[str, list[str]] = {"energy": ["mae", "energy_within_threshold"]}
-    prediction = {"energy": energy, "natoms": targets.free_atoms}
-    truth = {"energy": targets.energy, "natoms": targets.free_atoms}
-    if forces is not None and targets.forces is not None:
-        names |= {"forces": ["mae", "cosine_similarity"], "misc": ["energy_forces_within_threshold"]}
-        prediction["forces"], truth["forces"] = forces, targets.forces
-    return evaluate(names, prediction, truth)

@@ -259,7 +259,7 @@ def make_sample(folder: Path) -> None:
 
 
 def parity(folder: Path) -> None:
-    plot_parity(folder / "parity.png", "t", {"energy": (torch.rand(500), torch.rand(500))})
+    plot_parity(folder / "parity.png", {"energy [eV]": (torch.rand(500), torch.rand(500))})
 
 
 def relaxed(folder: Path) -> None:

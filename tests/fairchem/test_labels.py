@@ -18,10 +18,11 @@ from fairchem.core.modules.normalization.normalizer import create_normalizer
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v1.labels import LabelledLoss, LabelledTrainer, collate
+from ocp_scn.fairchem.v1.labels import LabelledEvaluator, LabelledLoss, LabelledTrainer, collate
 from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.report.figures import plot_parity
-from ocp_scn.report.predictions import data_sets, metrics
+from ocp_scn.report.metrics import errors_of, metrics
+from ocp_scn.report.predictions import read_targets
 from tests.samples import write_lmdb
 
 TARGETS = ("energy", "forces")
@@ -198,23 +199,26 @@ def test_a_label_that_is_not_finite_is_no_missing_one(name: str, value: Any) -> 
 
 
 def test_a_report_compares_what_is_labelled(tmp_path: Path) -> None:
+    """Its metrics are fairchem's, each of the structures with the labels that it compares."""
     whole = samples()
     some = [without(data, *names) for data, names in zip(whole, CASES[1], strict=True)]
     write_lmdb(tmp_path / "some", some)
-    write_lmdb(tmp_path / "both", [data for data, names in zip(whole, CASES[1], strict=True) if not names])
-    some_targets, both = (
-        data_sets({"dataset": {"src": str(tmp_path / name)}}, [])["train"] for name in ("some", "both")
-    )
-    assert both.forces is not None
-    assert some_targets.forces is not None
-    known = ~some_targets.forces.isnan().any(dim=1)
-    zero, energy = torch.zeros_like(some_targets.forces), torch.ones(5, dtype=torch.float64)
-    found = metrics(energy, zero, some_targets)
-    expected = metrics(energy[: len(both.ids)], zero[known], both)
-    for name in ("forces_mae", "energy_forces_within_threshold"):
-        assert found[name] == pytest.approx(expected[name])
-    assert found["energy_mae"] == pytest.approx(
-        np.mean([abs(data.energy - 1) for data in some if "energy" in data])
-    )
-    plot_parity(tmp_path / "parity.png", "some", {"forces": (some_targets.forces, zero)})
+    targets = read_targets(str(tmp_path / "some"))
+    assert targets.forces is not None
+    rng = np.random.default_rng(0)
+    near = rng.choice([0.01, 0.1], len(whole))  # of which some are within the thresholds
+    energy = np.nan_to_num(targets.energy) + near
+    forces = np.nan_to_num(targets.forces) + 0.01 * rng.choice([1.0, 5.0], targets.forces.shape, p=[0.9, 0.1])
+    names = {
+        "energy": ["mae", "energy_within_threshold"],
+        "forces": ["mae", "cosine_similarity"],
+        "misc": ["energy_forces_within_threshold"],
+    }
+    natoms = torch.as_tensor(targets.free_atoms)
+    both = ({"energy": energy, "forces": forces}, {"energy": targets.energy, "forces": targets.forces})
+    arrays = [{name: torch.as_tensor(value) for name, value in part.items()} for part in both]
+    found = LabelledEvaluator(eval_metrics=names).eval(*({**part, "natoms": natoms} for part in arrays))
+    expected = {name: value["metric"] for name, value in found.items()}
+    assert metrics(errors_of(energy, forces, targets)) == pytest.approx(expected, rel=1e-5)
+    plot_parity(tmp_path / "parity.png", {"force [eV/Å]": (targets.forces, forces)})
     assert (tmp_path / "parity.png").stat().st_size > 0

@@ -13,7 +13,7 @@ from tests.calculations import write_calculations
 from tests.commands.conftest import ROOT
 from tests.fairchem2.test_checkpoint import trained
 
-TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("fairchem2.md", "leaderboard.md"))
+TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("fairchem2.md", "leaderboard.md", "report.md"))
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     shlex.split(line)

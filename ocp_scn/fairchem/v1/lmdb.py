@@ -60,28 +60,45 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
     return data
 
 
+def open_data_set(source: str) -> ShardedLmdbDataset:
+    """Return a data set whose samples :func:`read_sample` reads.
+
+    Raises:
+        InputError: for a data set that does not exist or cannot be read.
+    """
+    if not Path(source).exists():
+        raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
+    try:
+        return ShardedLmdbDataset({"src": source})
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"data set {source!r} cannot be read: {cause(error)}") from error
+
+
+def read_sample(data_set: ShardedLmdbDataset, source: str, index: int) -> Data:
+    """Return a sample of a data set.
+
+    Raises:
+        InputError: for a sample that is none; ``source`` is the data set in the message.
+    """
+    try:
+        return data_set[index]
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"data set {source!r}: sample {index} cannot be read: {cause(error)}") from error
+
+
 def read_data_set(source: str) -> Iterator[Data]:
     """Yield the samples of a data set.
 
     Raises:
         InputError: for a data set that does not exist or cannot be read, or a sample that is none.
     """
-    if not Path(source).exists():
-        raise InputError(f"data set {source!r} does not exist (run this where the training ran)")
-    try:
-        data_set = ShardedLmdbDataset({"src": source})
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"data set {source!r} cannot be read: {cause(error)}") from error
+    data_set = open_data_set(source)
     for index in range(len(data_set)):
-        try:
-            sample = data_set[index]
-        except InputError:
-            raise
-        except UNREADABLE as error:
-            raise InputError(f"data set {source!r}: sample {index} cannot be read: {cause(error)}") from error
-        yield sample
+        yield read_sample(data_set, source, index)
 
 
 class LmdbWriter:

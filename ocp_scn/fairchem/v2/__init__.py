@@ -8,6 +8,7 @@ from ocp_scn.fairchem.v2.backbone import SCNBackbone
 from ocp_scn.fairchem.v2.checkpoint import load_inference_model, load_predict_unit, load_tasks
 from ocp_scn.fairchem.v2.data import AseDatabase
 from ocp_scn.fairchem.v2.heads import ConservativeHead, EnergyHead, ForceHead
+from ocp_scn.fairchem.v2.log import LossLog
 from ocp_scn.fairchem.v2.model import SCNModel
 from ocp_scn.fairchem.v2.predict import PredictRunner
 from ocp_scn.fairchem.v2.references import element_references
@@ -19,6 +20,7 @@ __all__ = [
     "ConservativeHead",
     "EnergyHead",
     "ForceHead",
+    "LossLog",
     "PredictRunner",
     "SCNBackbone",
     "SCNModel",
