@@ -127,7 +127,10 @@ def test_a_rank_that_is_killed(config: Path, tmp_path: Path) -> None:
     process = train(config, tmp_path, "--num-gpus", "2")
     wait_for_step(process, tmp_path / "log", 1)
     children = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     ranks = [line.split()[0] for line in children.stdout.splitlines() if "spawn_main" in line]
     assert len(ranks) == 2

@@ -17,7 +17,7 @@ from fairchem.core.modules.normalization.element_references import create_elemen
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.scales import positive
+from ocp_scn.fairchem.scales import DERIVATIVES, positive
 from ocp_scn.fairchem.v1.data_checks import (
     check_data_set,
     check_fits,
@@ -26,6 +26,7 @@ from ocp_scn.fairchem.v1.data_checks import (
     relaxed_name,
 )
 from ocp_scn.fairchem.v1.folders import run_folder
+from ocp_scn.fairchem.v1.keys import check_known
 from ocp_scn.fairchem.v1.loading import read_checkpoint
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 from ocp_scn.fairchem.v1.normalization import check_derivatives, configured_scales, float_coefficients
@@ -52,6 +53,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     ours = model["name"] in NAMES
     if ours:
         check_model(model)
+        check_known("outputs", config.get("outputs") or {}, ("energy", *DERIVATIVES))
     if ours and config.get("gp_gpus") is not None:
         raise InputError(
             f"--gp-gpus {config['gp_gpus']}: this model does not split a system over ranks; "
