@@ -107,8 +107,9 @@ def check_configuration(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: for a section of another kind, or one that is not there.
     """
-    old = not config.get("loss_functions")  # of before 2023: the task says what there is
-    outputs, losses = config.get("outputs"), config.get("loss_functions")
+    losses = config.get("loss_functions") or config.get("loss_fns")  # the name in between
+    metrics = config.get("evaluation_metrics", config.get("eval_metrics"))
+    old, outputs = not losses, config.get("outputs")  # of before 2023: the task says what there is
     dataset, task = config.get("dataset"), config.get("task", {})
     for name, is_fit, expected in (
         ("model", "model" in config, "the settings of a model"),
@@ -118,7 +119,7 @@ def check_configuration(config: Mapping[str, Any]) -> None:
         ("slurm", isinstance(config.get("slurm", {}), Mapping), "a section"),
         ("loss_functions", old or isinstance(losses, list), "a list of losses"),
         ("outputs", old or _are_outputs(outputs), "a section of targets, each with its level"),
-        ("evaluation_metrics", old or _are_metrics(config.get("evaluation_metrics")), "a section"),
+        ("evaluation_metrics", old or _are_metrics(metrics), "a section"),
     ):
         if not is_fit:
             raise InputError(f"its {name} is {_in_short(config.get(name))}; expected {expected}")

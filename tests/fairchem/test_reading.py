@@ -223,6 +223,16 @@ def test_a_configuration_of_another_kind_is_named(
         assert line.startswith(f"{path} is not a checkpoint of fairchem: its {section} is ")
 
 
+def test_a_configuration_with_the_names_in_between(tmp_path: Path, checkpoint: dict[str, Any]) -> None:
+    config = dict(checkpoint["config"])
+    config["loss_fns"], config["eval_metrics"] = (
+        config.pop("loss_functions"),
+        config.pop("evaluation_metrics"),
+    )
+    torch.save(checkpoint | {"config": config}, tmp_path / "between.pt")
+    assert OCPCalculator(checkpoint_path=tmp_path / "between.pt", cpu=True, seed=0).trainer is not None
+
+
 def test_weights_of_other_settings_are_named(tmp_path: Path, checkpoint: dict[str, Any]) -> None:
     path = tmp_path / "bad.pt"
     model = checkpoint["config"]["model"] | {"max_num_elements": 77}
