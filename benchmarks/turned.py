@@ -18,9 +18,9 @@ from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork
 from ocp_scn.data.sample import build_initial, combinations, intact
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.fairchem.v1 import loading
-from ocp_scn.fairchem.v1.checks import check_weights
 from ocp_scn.fairchem.v1.data_checks import check_data_set
 from ocp_scn.fairchem.v1.lmdb import to_graph
+from ocp_scn.fairchem.v1.loading import check_fit
 from ocp_scn.graph import build_graph
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -163,7 +163,7 @@ def read_checkpoint(path: Path) -> Weights:
         raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: it has no {error}") from error
     settings |= {"otf_graph": True}
     settings.pop("name", None)
-    check_weights(str(path), state, SphericalChannelNetwork(**settings).state_dict())
+    check_fit(f"--checkpoint {path}", state, SphericalChannelNetwork(**settings).state_dict())
     if not SCNConfig(**settings).regress_forces:
         raise InputError(f"--checkpoint {path} predicts no forces (regress_forces=False)")
     normalizers = checkpoint.get("normalizers") or {}

@@ -20,7 +20,7 @@ from ocp_scn import torch_files
 from ocp_scn.checkpoint_sections import check_sections
 from ocp_scn.errors import InputError, memory_fault
 from ocp_scn.fairchem.files import refused_writes, written_whole
-from ocp_scn.fairchem.finite import check_weights
+from ocp_scn.fairchem.finite import check_finite_weights
 from ocp_scn.fairchem.inference_checkpoints import CLASSES, STAND_INS, from_fairchem2
 from ocp_scn.options import Parser
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
@@ -71,8 +71,8 @@ def read_trained(path: Path) -> tuple[int, Trained]:
         if line == 1:
             check_sections(loaded)
         trained = from_fairchem1(loaded) if line == 1 else from_fairchem2(loaded)
-        check_weights("it", trained.weights)
-        check_weights("its average", trained.averaged)
+        check_finite_weights("it", trained.weights)
+        check_finite_weights("its average", trained.averaged)
     except InputError as error:
         raise InputError(f"{str(path)!r}: {error}") from error
     return line, trained

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, nearest
 
 MAX_LMAX = 10
 MAX_WEIGHTS = 2_000_000_000  # ten times those of the largest published models, and 8 GB
@@ -81,9 +80,7 @@ class SCNConfig:
         known = [f.name for f in fields(cls)]
         for key in settings:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-                raise InputError(f"unknown model setting {key!r}{hint}")
+                raise InputError(f"unknown model setting {key!r}{nearest(key, known)}")
         return cls(**settings)
 
     def __post_init__(self) -> None:

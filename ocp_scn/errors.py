@@ -1,5 +1,10 @@
 """The exceptions for input that a user can mend."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad settings, data or files; the message names the received value and what is expected.
@@ -31,3 +36,10 @@ def shown(value: object) -> str:
     """Return a value as a message names it: in one line, and no longer than a line."""
     text = " ".join(repr(value).split())
     return text if len(text) < 80 else f"{text[:75]}..."
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return what a message says after an unknown name: the nearest known one, else all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ocp_scn.config import SCNConfig
-from ocp_scn.fairchem.finite import check_weights
+from ocp_scn.fairchem.finite import check_finite_weights
 from ocp_scn.fairchem.neighbors import Search, batch_graph
 from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.gradients import edge_gradients, forces_from_edges, stress_from_edges
@@ -119,6 +119,6 @@ class BatchSCN(SCN):
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        check_weights("what is to be loaded", {k: v for k, v in state.items() if k.startswith(prefix)})
+        check_finite_weights("what is to be loaded", {k: v for k, v in state.items() if k.startswith(prefix)})
         self.replays.clear()
         super()._load_from_state_dict(state, prefix, *args)

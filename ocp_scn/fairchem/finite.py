@@ -30,7 +30,7 @@ def check_label(where: str, name: str, value: Any) -> None:
         raise InputError(f"{where} has {name} with {largest:g}; expected numbers up to {LARGEST_LABEL:g}")
 
 
-def check_weights(source: str, weights: Mapping[str, Any]) -> None:
+def check_finite_weights(source: str, weights: Mapping[str, Any]) -> None:
     """Check weights; ``source`` begins the message, ``weights`` may have other things than tensors too.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from fairchem.core.modules.loss import DDPLoss
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.finite import LARGEST_LABEL, check_label, check_weights
+from ocp_scn.fairchem.finite import LARGEST_LABEL, check_finite_weights, check_label
 from ocp_scn.fairchem.v1.guard import GuardedTrainer
 from ocp_scn.fairchem.v1.labels import LabelledLoss
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
@@ -158,4 +158,4 @@ def test_a_model_takes_no_such_weights() -> None:
     state["sphere_embedding.weight"] = state["sphere_embedding.weight"].clone().fill_(math.nan)
     with pytest.raises(InputError, match=r"not finite in 1 of \d+ weights, sphere_embedding.weight first"):
         model.load_state_dict(state)
-    check_weights("these", {"n_averaged": torch.tensor(0), "other": "text"})
+    check_finite_weights("these", {"n_averaged": torch.tensor(0), "other": "text"})

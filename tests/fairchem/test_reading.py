@@ -174,6 +174,8 @@ MALFORMED: dict[str, Any] = {
         {"energy": 1},
         {"energy": {"mean": 0.0}},
         {"energy": {"mean": "0", "rmsd": 1.0}},
+        {"energy": {"mean": 0.0, "rmsd": 0.0}},
+        {"energy": {"mean": float("nan"), "rmsd": 1.0}},
     ],
     "elementrefs": [1, {"energy": 1}, {"energy": {}}],
     "ema": [1, {}, {"shadow_params": 1}, {"shadow_params": [1]}],
@@ -195,6 +197,55 @@ def test_sections_of_another_kind_are_named(tmp_path: Path, checkpoint: dict[str
     assert "it is a list; expected sections" in refusal(read_checkpoint, path)
     torch.save({}, path)
     assert "it has no 'state_dict'; it has nothing" in refusal(read_checkpoint, path)
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("trainer", [None, "text", 3, [1]]),
+        ("model", [{"name": "text"}]),
+        ("dataset", [None, "text", [1], {"a": 1}]),
+        ("outputs", [None, "text", [1], {"energy": None}, {"energy": {"level": "x"}}]),
+        ("loss_functions", [-3, "text"]),
+        ("evaluation_metrics", [None, [1], {"metrics": 3}]),
+        ("optim", [None, "text"]),
+        ("task", [None, 3]),
+        ("slurm", [3]),
+    ],
+)
+def test_a_configuration_of_another_kind_is_named(
+    tmp_path: Path, checkpoint: dict[str, Any], section: str, values: list[Any]
+) -> None:
+    path = tmp_path / "bad.pt"
+    for value in values:
+        torch.save(checkpoint | {"config": checkpoint["config"] | {section: value}}, path)
+        line = refusal(OCPCalculator, checkpoint_path=path, cpu=True)
+        assert line.startswith(f"{path} is not a checkpoint of fairchem: its {section} is ")
+
+
+def test_a_configuration_with_the_names_in_between(tmp_path: Path, checkpoint: dict[str, Any]) -> None:
+    config = dict(checkpoint["config"])
+    config["loss_fns"], config["eval_metrics"] = (
+        config.pop("loss_functions"),
+        config.pop("evaluation_metrics"),
+    )
+    torch.save(checkpoint | {"config": config}, tmp_path / "between.pt")
+    assert OCPCalculator(checkpoint_path=tmp_path / "between.pt", cpu=True, seed=0).trainer is not None
+
+
+def test_weights_of_other_settings_are_named(tmp_path: Path, checkpoint: dict[str, Any]) -> None:
+    path = tmp_path / "bad.pt"
+    model = checkpoint["config"]["model"] | {"max_num_elements": 77}
+    torch.save(checkpoint | {"config": checkpoint["config"] | {"model": model}}, path)
+    line = refusal(OCPCalculator, checkpoint_path=path, cpu=True)
+    assert line.startswith(f"{path} does not fit the model's settings: ")
+
+
+def test_numbers_of_normalizers_may_be_plain(tmp_path: Path, checkpoint: dict[str, Any]) -> None:
+    plain = {"energy": {"mean": 0.5, "rmsd": 2.0}}
+    torch.save(checkpoint | {"normalizers": plain, "elementrefs": None}, tmp_path / "plain.pt")
+    calculator = OCPCalculator(checkpoint_path=tmp_path / "plain.pt", cpu=True, seed=0)
+    assert float(calculator.trainer.normalizers["energy"].rmsd) == 2.0
 
 
 def test_a_calculator_and_a_report_name_what_is_missing(

@@ -151,6 +151,7 @@ def test_gradient_forces_are_trained(train, tmp_path):
             ("heads=conservative", "forces_rmsd=0.5"),
             "task 'oc20_forces' is a derivative of the energy, but its normalizer has mean 0.0 and rmsd 0.5",
         ),
+        (("lr=-1",), "runner.train_eval_unit.optimizer_fn.lr=-1; expected a number above 0"),
         (("+model.backbone.lmx=3",), "unknown model setting 'lmx'; did you mean 'lmax'"),
     ],
 )
@@ -163,6 +164,8 @@ def test_trainings_that_would_fail_late_are_refused_at_the_start(sample, tmp_pat
         *words,
         ok=False,
     )
-    assert done.returncode != 0
-    assert message in done.stdout + done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert done.returncode == 2
+    assert message in line
+    assert "Traceback" not in done.stdout + done.stderr
     assert not list(tmp_path.rglob("inference_ckpt.pt"))

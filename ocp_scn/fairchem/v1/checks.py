@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from fairchem.core.modules.normalization.element_references import create_elemen
 
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.scales import positive
+from ocp_scn.fairchem.ranges import above_zero, decay, not_negative, whole
+from ocp_scn.fairchem.scales import DERIVATIVES
 from ocp_scn.fairchem.v1.data_checks import (
     check_data_set,
     check_fits,
@@ -26,7 +27,8 @@ from ocp_scn.fairchem.v1.data_checks import (
     relaxed_name,
 )
 from ocp_scn.fairchem.v1.folders import run_folder
-from ocp_scn.fairchem.v1.loading import read_checkpoint
+from ocp_scn.fairchem.v1.keys import check_known
+from ocp_scn.fairchem.v1.loading import check_fit, read_checkpoint
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 from ocp_scn.fairchem.v1.normalization import check_derivatives, configured_scales, float_coefficients
 from ocp_scn.fairchem.v1.registration import NAMES
@@ -34,6 +36,13 @@ from ocp_scn.fairchem.v1.relaxations import OPTIMIZER_KEYS, relaxation_settings
 from ocp_scn.fairchem.v1.sections import check_sections
 from ocp_scn.npz import check_npz
 
+_OPTIM_RANGES: dict[str, Callable[[str, Any], None]] = {
+    **dict.fromkeys(("batch_size", "eval_batch_size", "eval_every", "checkpoint_every"), whole),
+    **dict.fromkeys(("lr_initial", "lr_gamma", "warmup_factor", "clip_grad_norm"), above_zero),
+    **dict.fromkeys(("num_workers", "warmup_steps"), lambda name, value: whole(name, value, 0)),
+    "weight_decay": not_negative,
+    "ema_decay": decay,
+}
 # The data set that each mode cannot do without.
 _NEEDED_SPLIT = {"train": "train", "validate": "val", "predict": "test", "run-relaxations": "relax"}
 
@@ -52,6 +61,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     ours = model["name"] in NAMES
     if ours:
         check_model(model)
+        check_known("outputs", config.get("outputs") or {}, ("energy", *DERIVATIVES))
     if ours and config.get("gp_gpus") is not None:
         raise InputError(
             f"--gp-gpus {config['gp_gpus']}: this model does not split a system over ranks; "
@@ -192,17 +202,11 @@ def _check_schedule(config: Mapping[str, Any], size: int | None) -> None:
 
 def _check_optimizer(optim: Mapping[str, Any]) -> None:
     """Check the numbers of the section ``optim`` that a training would take and learn nothing with."""
-    epochs = optim.get("max_epochs")
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise InputError(f"optim.max_epochs={epochs!r}; expected an integer of at least 1")
-    for key in ("lr_initial", "lr_gamma", "warmup_factor"):
-        if optim.get(key) is not None:
-            positive(f"optim.{key}", optim[key])
-    for key in ("eval_every", "checkpoint_every"):
-        every = optim.get(key, 1)
-        whole = isinstance(every, int) and not isinstance(every, bool)
-        if not whole or (every < 1 and (key, every) != ("checkpoint_every", -1)):
-            raise InputError(f"optim.{key}={every!r}; expected a number of steps, at least 1")
+    whole("optim.max_epochs", optim.get("max_epochs"))
+    for key, check in _OPTIM_RANGES.items():
+        given = key in optim and (check is whole or optim[key] is not None)
+        if given and (key, optim[key]) != ("checkpoint_every", -1):  # after each epoch
+            check(f"optim.{key}", optim[key])
 
 
 def _splits(dataset: Any) -> dict[str, dict[str, Any]]:
@@ -233,7 +237,9 @@ def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> Mapping[str, Any
         raise InputError(f"--checkpoint {error}") from error
     if ours:
         settings = {key: value for key, value in config["model"].items() if key != "name"}
-        check_weights(path, checkpoint["state_dict"], SphericalChannelNetwork(**settings).state_dict())
+        check_fit(
+            f"--checkpoint {path}", checkpoint["state_dict"], SphericalChannelNetwork(**settings).state_dict()
+        )
     if "normalizers" not in checkpoint:
         raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: it has no 'normalizers'")
     return checkpoint
@@ -246,23 +252,3 @@ def _checkpoint_path(config: Mapping[str, Any]) -> str | None:
         own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
         path = str(own) if own.is_file() else None
     return path
-
-
-def check_weights(path: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Check that a checkpoint's weights are those of a model with the configured settings."""
-    found = {name.removeprefix("module.").removeprefix("module."): value for name, value in found.items()}
-    if "sphere_embedding.weight" not in found:
-        raise InputError(
-            f"--checkpoint {path} is of another model: its first weight is {next(iter(found), None)!r}"
-        )
-    for name, value in expected.items():
-        if name not in found:
-            raise InputError(f"--checkpoint {path} does not fit the model's settings: it has no {name}")
-        if found[name].shape != value.shape:
-            raise InputError(
-                f"--checkpoint {path} does not fit the model's settings: {name} has the shape "
-                f"{tuple(found[name].shape)}, the model {tuple(value.shape)}"
-            )
-    surplus = next((name for name in found if name not in expected), None)
-    if surplus is not None:
-        raise InputError(f"--checkpoint {path} does not fit the model's settings: the model has no {surplus}")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from ocp_scn.fairchem.finite import check_weights, is_finite
+from ocp_scn.fairchem.finite import check_finite_weights, is_finite
 from ocp_scn.fairchem.stop import stop_training
 from ocp_scn.fairchem.v1.normalization import NormalizedTrainer
 
@@ -69,7 +69,7 @@ class GuardedTrainer(NormalizedTrainer):
         """
         average = self.ema.shadow_params if self.ema else []
         for part in (self.model.state_dict(), {f"average {n}": value for n, value in enumerate(average)}):
-            check_weights(f"step {self.step} is not saved, {self._last_checkpoint()}: the model", part)
+            check_finite_weights(f"step {self.step} is not saved, {self._last_checkpoint()}: the model", part)
         return super().save(metrics, checkpoint_file, training_state)
 
     def load_checkpoint(
@@ -82,5 +82,5 @@ class GuardedTrainer(NormalizedTrainer):
         """
         average = (checkpoint.get("ema") or {}).get("shadow_params", [])
         for part in (checkpoint["state_dict"], {f"average {n}": value for n, value in enumerate(average)}):
-            check_weights(f"checkpoint {checkpoint_path}", part)
+            check_finite_weights(f"checkpoint {checkpoint_path}", part)
         super().load_checkpoint(checkpoint_path, checkpoint, inference_only)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fairchem.core.datasets import LmdbDataset
+from torch import Tensor
 from torch.utils.data import Subset, get_worker_info
 
 from ocp_scn import torch_files
@@ -71,3 +72,25 @@ def read_checkpoint(
     except InputError as error:
         raise InputError(f"{path} is not a checkpoint of fairchem: {error}") from error
     return checkpoint
+
+
+def check_fit(source: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of a checkpoint's weights with a model's; ``source`` begins the message.
+
+    Raises:
+        InputError: for the first one that differs.
+    """
+    found = {name.removeprefix("module.").removeprefix("module."): value for name, value in found.items()}
+    if "sphere_embedding.weight" not in found:
+        raise InputError(f"{source} is of another model: its first weight is {next(iter(found), None)!r}")
+    for name, value in expected.items():
+        if name not in found:
+            raise InputError(f"{source} does not fit the model's settings: it has no {name}")
+        if found[name].shape != value.shape:
+            raise InputError(
+                f"{source} does not fit the model's settings: {name} has the shape "
+                f"{tuple(found[name].shape)}, the model {tuple(value.shape)}"
+            )
+    surplus = next((name for name in found if name not in expected), None)
+    if surplus is not None:
+        raise InputError(f"{source} does not fit the model's settings: the model has no {surplus}")

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from ocp_scn import torch_files
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import of_other_line
-from ocp_scn.fairchem.finite import check_weights
+from ocp_scn.fairchem.finite import check_finite_weights
 from ocp_scn.fairchem.inference_checkpoints import CLASSES, CONTAINER, check_content
 from ocp_scn.fairchem.v2.references import task_config
 from ocp_scn.fairchem.v2.tasks import check_tasks
@@ -51,7 +51,7 @@ def check_line(path: str | Path) -> MLIPInferenceCheckpoint:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     for state in (loaded.model_state_dict, loaded.ema_state_dict or {}):
-        check_weights(str(path), state)
+        check_finite_weights(str(path), state)
     return loaded
 
 

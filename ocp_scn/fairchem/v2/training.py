@@ -20,7 +20,7 @@ from torchtnt.framework.callback import Callback
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
-from ocp_scn.fairchem.finite import check_weights
+from ocp_scn.fairchem.finite import check_finite_weights
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
 from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.stop import stop_training
@@ -89,7 +89,7 @@ class TrainingGuard(Callback):
 
         def save_finite(location: str) -> None:
             for model in (unit.model, unit.ema_model):
-                check_weights(
+                check_finite_weights(
                     f"{location} is not saved, {self._last_checkpoint()}: the model", model.state_dict()
                 )
             save(location)
