@@ -16,8 +16,11 @@ export VENV
 
 # What makes and checks locks and releases: an environment of its own, of packages whose hashes are locked.
 TOOLS = .venv-tools
+# fairchem-core 1.10 with the oldest versions that setup.cfg lets in.
+OLDEST = .venv-oldest
+INSTALL_OLDEST = $(OLDEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation
 
-.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-hostile mutation lint format docs lock audit dist clean
+.PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-oldest test-hostile mutation lint format docs lock audit dist clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
@@ -43,6 +46,19 @@ test-slurm: env ## run the tests of jobs on a SLURM of their own, installing it 
 
 test-fairchem2: env-fairchem2 ## run the tests with fairchem-core 2; checkpoints of both lines if VENV is there too
 	OCP_SCN_FAIRCHEM1="$(VENV)/bin/python" "$(VENV2)/bin/python" -m pytest $(PARALLEL) $(TESTS2) $(PYTEST_ARGS)
+
+# pip keeps what it builds of torch-scatter without asking for which torch.
+$(OLDEST)/ready: requirements/build.txt requirements/scatter.txt requirements/oldest/lock.txt
+	@rm -rf $(OLDEST)
+	@"$$(tools/environment.sh --interpreter)" -m venv $(OLDEST)
+	@$(INSTALL_OLDEST) --require-hashes -r requirements/build.txt
+	@$(INSTALL_OLDEST) --require-hashes -r requirements/oldest/lock.txt
+	@CFLAGS="-O1 -g0" $(INSTALL_OLDEST) --require-hashes --no-cache-dir -r requirements/scatter.txt
+	@touch $@
+
+test-oldest: $(OLDEST)/ready ## run the tests that are not slow with the oldest versions that fit (3 GB to fetch)
+	@$(INSTALL_OLDEST) -e .
+	$(OLDEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 test-hostile: env ## try 10,000 hostile structures and 1,000 files; HOSTILE_ARGS="--structures 100 --files 50"
 	OMP_NUM_THREADS=1 $(PY) -m tests.hostile --fairchem2 "$(VENV2)/bin/python" $(HOSTILE_ARGS)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.constraints import FixAtoms
 from ase.optimize import LBFGS
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import ocp_scn
 from ocp_scn import SCN, InputError, SCNCalculator, SCNConfig
 from ocp_scn.calculator import batches
 from ocp_scn.trained import Trained, to_fairchem1
 from tests import HANG
+from tests.requirements import wanted
 from tests.settings import SETTINGS as SMALL
 from tests.weights import strengthen
 
@@ -233,6 +238,54 @@ assert energies[0] == energies[1], energies
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=HANG
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def others(*extras: str) -> list[str]:
+    """Return the installed modules that nothing of the package's requirements brings."""
+    needed: set[str] = set()
+    queue = wanted(*extras)
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        if name in needed or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        needed.add(name)
+        with suppress(metadata.PackageNotFoundError):  # what a build of torch without CUDA does without
+            queue += map(Requirement, metadata.requires(name) or [])
+    owners = metadata.packages_distributions()
+    return [
+        module
+        for module in owners
+        if module != "ocp_scn" and not needed & {canonicalize_name(owner) for owner in owners[module]}
+    ]
+
+
+def test_the_extra_brings_all_that_it_needs(tmp_path) -> None:
+    """In an environment with more, what the extra does not bring is hidden."""
+    path = tmp_path / "checkpoint.pt"
+    torch.save(to_fairchem1(trained()), path)
+    program = f"""
+import importlib.metadata as metadata, sys
+sys.modules.update(dict.fromkeys({others("calculator")}))
+version = metadata.version
+def hidden(name):
+    if name == "fairchem-core":
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = hidden
+from ase.build import bulk
+from ocp_scn import SCNCalculator
+atoms = bulk("Cu", cubic=True)
+atoms.calc = SCNCalculator({str(path)!r}, device="cpu")
+print(atoms.get_potential_energy())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=HANG
+    )
+    assert done.returncode == 0, done.stderr
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = SCNCalculator(path, device="cpu")
+    assert float(done.stdout) == pytest.approx(atoms.get_potential_energy(), rel=1e-5)
 
 
 def test_unknown_names_are_missing() -> None:

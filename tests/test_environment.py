@@ -9,8 +9,12 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from tests import HANG
+from tests.requirements import wanted
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tools" / "environment.sh"
@@ -318,6 +322,7 @@ def locked(path: Path) -> dict[str, list[str]]:
 
 LOCK_FILES = [ROOT / name for name in LOCKS] + [
     ROOT / "requirements/tools.txt",
+    ROOT / "requirements/oldest/lock.txt",
     *(ROOT / f"requirements/fairchem2/{name}.txt" for name in ("lock", "torch", "torch-cpu", "cuda")),
 ]
 
@@ -356,3 +361,56 @@ def test_no_package_is_in_two_locks_of_an_environment(folder):
             requirement, _, marker = line.partition(" ; ")
             versions.setdefault(requirement.split("==")[0] + marker, set()).add(requirement)
     assert all(len(found) == 1 for found in versions.values())
+
+
+def versions_of(*names: str) -> dict[str, Version]:
+    """Return the versions in locks, those on Linux."""
+    found = {}
+    for name in names:
+        for line in locked(ROOT / "requirements" / f"{name}.txt"):
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"sys_platform": "linux"}):
+                found[requirement.name] = Version(str(requirement.specifier).removeprefix("=="))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("extra", "locks"),
+    [
+        ("fairchem", ["lock", "torch", "scatter"]),
+        ("fairchem", ["oldest/lock", "scatter"]),
+        ("calculator", ["lock", "torch"]),
+        ("fairchem2", ["fairchem2/lock", "fairchem2/torch"]),
+    ],
+)
+def test_what_is_locked_fits_what_the_package_asks_for(extra, locks):
+    versions = versions_of(*locks)
+    for requirement in wanted(extra):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    """Whoever moves a bound makes the lock anew, and tests what is in it."""
+    oldest = versions_of("oldest/lock", "scatter")
+    bounds = {
+        requirement.name: Version(specifier.version)
+        for requirement in wanted("fairchem")
+        for specifier in requirement.specifier
+        if specifier.operator in (">=", "==")
+    }
+    unbounded = {requirement.name for requirement in wanted("fairchem")} - set(bounds)
+    assert unbounded == {"setuptools"}  # which builds, in the version of build.txt
+    assert {name: oldest[name] for name in bounds} == bounds
+
+
+def test_bounds_are_the_same_wherever_they_are():
+    """The extras without the newest fairchem are tested in the environment with it."""
+    lowest = {
+        (requirement.name, specifier.version)
+        for extra in ("fairchem", "calculator", "fairchem2")
+        for requirement in wanted(extra)
+        for specifier in requirement.specifier
+        if specifier.operator == ">="
+    }
+    names = [name for name, _ in lowest]
+    assert sorted(names) == sorted(set(names))

@@ -4,7 +4,8 @@
     make lock LOCK_ARGS=--upgrade   take the newest versions that fit (or "--upgrade-package numpy")
 
 Each folder of .in files gets lock.txt; what is installed apart goes to files of its own: torch.txt, cuda.txt
-(what torch's build for CUDA needs and nothing else does) and scatter.txt.
+(what torch's build for CUDA needs and nothing else does) and scatter.txt. oldest/lock.txt has the lower
+bounds of setup.cfg, for fairchem-core 1.10.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import re
 import subprocess
 import sys
 import tempfile
+from configparser import ConfigParser
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "requirements"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "requirements"
 UV = Path(sys.executable).parent / "uv"
 # Each folder with its oldest Python, whose versions suit the newer ones.
 LINES = [(FOLDER, "3.10"), (FOLDER / "fairchem2", "3.11")]
@@ -85,6 +88,23 @@ def lock_line(folder: Path, python: str, options: list[str]) -> None:
             write(paths[name], source.name, found)
 
 
+def lock_oldest(python: str) -> None:
+    """Write the lock of the lower bounds in setup.cfg; what has none is as in the lock of line 1."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"]
+    wanted = config["options"]["install_requires"] + extras["fairchem"] + extras["dev"]
+    bounded = {name_of(line) for line in wanted.splitlines() if ">=" in line}
+    newest = entries((FOLDER / "lock.txt").read_text() + (FOLDER / "scatter.txt").read_text())
+    before = "".join(entry for entry in newest if name_of(entry) not in bounded)
+    with tempfile.NamedTemporaryFile("w", suffix=".in") as source:
+        source.write(wanted)
+        source.flush()
+        found = entries(resolve([Path(source.name)], python, before, "--resolution", "lowest-direct"))
+    found = [entry for entry in found if name_of(entry) != "torch-scatter"]
+    write(FOLDER / "oldest" / "lock.txt", "setup.cfg", found)
+
+
 def main() -> None:
     """Write all locks."""
     for name in ("build", "tools"):
@@ -94,6 +114,7 @@ def main() -> None:
         write(path, f"{name}.in", entries(found))
     for folder, python in LINES:
         lock_line(folder, python, sys.argv[1:])
+    lock_oldest(LINES[0][1])
 
 
 if __name__ == "__main__":
