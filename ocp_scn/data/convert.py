@@ -35,8 +35,8 @@ from ocp_scn.predictions import structure_name
 DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, OC20's pairs of
 extxyz.xz and txt, or LMDB files of fairchem-core 1) into LMDB data sets, one folder a split."""
 EPILOG = """examples:
-  python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --split val=0.1
-  python -m ocp_scn.data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
+  ocp-scn data convert relaxations.extxyz.xz datasets/mine --split val=0.1
+  ocp-scn data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
 _SAME_ID = "an earlier frame has the same sid and fid"
 REFERENCES_FILE = "references.npz"
 # Trainings read energies in float32, whose numbers may not be further apart than this, eV.

@@ -55,7 +55,7 @@ MAX_ENERGY, MAX_FORCE, MAX_ATTEMPTS = 20.0, 10.0, 20  # eV, eV/Å; a system with
 MIN_SYSTEMS = 10
 TASKS, SPLITS = ("s2ef", "is2re"), ("train", "val", "test")
 DESCRIPTION = "Make a small OC20-style data set without a download: EMT relaxations of adsorbates on slabs."
-EPILOG = "example:\n  python -m ocp_scn.data sample datasets/sample --systems 120 --seed 0 --ood-systems 10"
+EPILOG = "example:\n  ocp-scn data sample datasets/sample --systems 120 --seed 0 --ood-systems 10"
 
 
 class Frame(NamedTuple):

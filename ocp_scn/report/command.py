@@ -44,7 +44,7 @@ from ocp_scn.submission.results import read_results
 from ocp_scn.unpickling import TRUST_HELP, trust
 
 EPILOG = """example:
-  python -m ocp_scn.report runs/demo
+  ocp-scn report runs/demo
 Compares every prediction file and every relaxation of the run with the data set whose ids it has, beside a
 predictor that knows only the mean training energy (beyond the references of elements, of a model with those):
 no forces, and initial structures for relaxed ones."""
@@ -85,7 +85,7 @@ Rows = dict[str, dict[str, dict[str, float]]]  # of a table: metrics by data set
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
-        prog="python -m ocp_scn.report",
+        prog="ocp-scn report",
         description="Write figures and tables of a run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
