@@ -220,7 +220,7 @@ def _good_frames(
         report.bad_frames.append(str(error))
 
     frames = read_frames(files, args.source, keys=keys, sids_by_file=args.sids_by_file, unreadable=unreadable)
-    for frame in tqdm(frames, unit=" frames", desc="reading"):
+    for frame in tqdm(frames, unit=" frames", desc="reading", disable=None):
         report.not_taken.update(frame.others)
         report.labels.update(_labels_of(frame))
         for name in args.leave_out:

@@ -244,7 +244,7 @@ def make_sample(
         ood_systems: so many more in each of ``test_ood_ads`` (adsorbates that no other split has),
             ``test_ood_cat`` (metals) and ``test_ood_both``; the other splits stay what they are.
         overwrite: replace an existing folder.
-        progress: show a bar on standard error.
+        progress: show a bar, on a terminal.
         kind: of the files, see :func:`ocp_scn.data.formats.writer`.
 
     Raises:
@@ -261,7 +261,7 @@ def make_sample(
         make = writer(kind)
         folders = [f"{task}/{split}" for task in TASKS for split in splits]
         writers = {name: stack.enter_context(make(work / name)) for name in folders}
-        bar = tqdm(planned, desc="relaxing", unit="system", disable=not progress)
+        bar = tqdm(planned, desc="relaxing", unit="system", disable=None if progress else True)
         for sid, (combination, split) in enumerate(bar):
             system = make_system(combination, seed, sid)
             for atoms, properties in s2ef_samples(system, sid):
