@@ -15,6 +15,7 @@ if __name__ == "__main__":
         action="store_true",
         help="let checkpoints and data sets run the programs that they may name (docs/security.md)",
     )
+    parser.add_argument("--verbose", action="store_true", help="print all that run.log has (docs/configs.md)")
     parser.parse_known_args()  # --help and mistakes end here, before what takes seconds to load
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends what only loads and checks without a traceback

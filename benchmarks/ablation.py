@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -155,7 +156,7 @@ def train(name: str, seed: int, data: Path) -> dict[str, Any]:
             raise RuntimeError(f"{name}, seed {seed}: {done.stderr[-3000:]}")
         events = EventAccumulator(f"{folder}/logs/tensorboard/run", size_guidance={"scalars": 0}).Reload()
     figures = {key: events.Scalars(f"val/{key}")[-1].value for key in METRICS}
-    parameters = [line for line in done.stdout.splitlines() if "parameters" in line]
+    parameters = re.search(r"([\d,]+) parameters", done.stdout)
     return {
         "experiment": name,
         "seed": seed,
@@ -163,7 +164,7 @@ def train(name: str, seed: int, data: Path) -> dict[str, Any]:
         **figures,
         "minutes": round(seconds / 60, 2),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-        "parameters": int(parameters[-1].split()[-2]) if parameters else None,
+        "parameters": int(parameters[1].replace(",", "")) if parameters else None,
     }
 
 

@@ -70,7 +70,8 @@ def commands(folder: Path) -> dict[tuple[str, str], Callable[[], float]]:
     def training(line: list[str], model: str) -> float:
         config = write_config(folder, data, model)
         words = ["--mode", "train", "--config-yml", str(config), "--cpu", "--run-dir", str(folder)]
-        return seconds_to_first_step([*line, *words, "--print-every", "1"])
+        every = ["--print-every", "1", *(["--verbose"] if line == OURS else [])]
+        return seconds_to_first_step([*line, *words, *every])
 
     found = {
         ("--help", "ours"): lambda: seconds_to_end([*OURS, "--help"]),

@@ -1,8 +1,8 @@
-"""Checkpoints of both lines of fairchem, and the way from one to the other.
+"""Checkpoints of both lines of fairchem, and the way from one to the other: ``ocp-scn checkpoint``.
 
-``python -m ocp_scn.checkpoint convert SOURCE TARGET`` finds out which line a checkpoint is of and writes one
-of the other. What predictions need is carried over: the settings, the weights and their average, the
-normalizers, element references and trained elements. The state of a training is not.
+``convert SOURCE TARGET`` finds out which line a checkpoint is of and writes one of the other. What
+predictions need is carried over: the settings, the weights and their average, the normalizers, element
+references and trained elements. The state of a training is not.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from ocp_scn.options import Parser
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
 from ocp_scn.unpickling import TRUST_HELP, trust
 
+DESCRIPTION = """Convert checkpoints between fairchem 1 and 2. What predictions need is carried over:
+settings, weights and their average, normalizers, element references, trained elements. The state of a
+training is not."""
 EPILOG = """examples:
-  python -m ocp_scn.checkpoint convert scn_t1_b1_s2ef_2M.pt scn_t1_b1_s2ef_2M-fairchem2.pt
-  python -m ocp_scn.checkpoint convert runs/fairchem2/NAME/checkpoints/final/inference_ckpt.pt fairchem1.pt"""
+  ocp-scn checkpoint convert scn_t1_b1_s2ef_2M.pt scn_t1_b1_s2ef_2M-fairchem2.pt
+  ocp-scn checkpoint convert runs/fairchem2/NAME/checkpoints/final/inference_ckpt.pt fairchem1.pt"""
 
 
 def convert(
@@ -96,7 +99,12 @@ def _of_other_line(line: int, trained: Trained, task_name: str) -> Any:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(prog="python -m ocp_scn.checkpoint", description=__doc__)
+    parser = Parser(
+        prog="ocp-scn checkpoint",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "convert",

@@ -16,6 +16,7 @@ import torch
 from ocp_scn.errors import InputError, cause
 from ocp_scn.unpickling import ERRORS, KNOWN, TRUST, RefusedError, Unpickler, trusted
 
+log = logging.getLogger(__name__)
 _ZIP = b"PK\x03\x04"
 _BEFORE_ZIP = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # how files before torch 1.6 begin
 _FOLDER = 0x10  # an attribute of an entry that torch's reader takes for a folder, and leaves empty
@@ -50,7 +51,7 @@ def read(
         raise InputError(f"{path} is a folder" if path.is_dir() else f"{path} does not exist")
     is_archive = _check(path)
     if trusted():
-        logging.warning(f"{path} is trusted: programs that it names are run as it is read ({TRUST}=1)")
+        log.warning(f"{path} is trusted: programs that it names are run as it is read ({TRUST}=1)")
     try:
         return torch.load(
             path,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import ocp_scn
 from tests import HANG
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +89,8 @@ def test_the_package_has_its_modules_and_kernels(wheel, tracked):
         packed = {name for name in archive.namelist() if name.startswith("ocp_scn/")}
     modules = {name for name in tracked if name.startswith("ocp_scn/") and name.endswith(".py")}
     assert modules | {"ocp_scn/ops/cpu/kernels.cpp", "ocp_scn/ops/cpu/ranges.h"} <= packed
+    configs = {f"ocp_scn/{name}" for name in tracked if name.startswith("configs/")}
+    assert {name for name in packed if name.startswith("ocp_scn/configs/")} == configs
     compiled = f"ocp_scn/ops/cpu/_compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
     assert (compiled in packed) == (shutil.which("c++") is not None)
 
@@ -98,8 +101,8 @@ def test_the_package_works_in_an_empty_environment(wheel, tmp_path):
     environment = tmp_path / "environment"
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
     packages = next(environment.glob("lib/python3.*/site-packages"))
-    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-compile"]
-    run(*install, "--target", packages, wheel, cwd=tmp_path)
+    install = [sys.executable, "-m", "pip", "--python", environment / "bin/python", "install", "--no-deps"]
+    run(*install, "--no-index", "--no-compile", wheel, cwd=tmp_path)
     # Only their packages: links to checkouts, which .pth files of theirs would make, do not count.
     (packages / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     python = environment / "bin" / "python"
@@ -107,6 +110,14 @@ def test_the_package_works_in_an_empty_environment(wheel, tmp_path):
     found = run(python, "-c", program, cwd=tmp_path).split()
     assert found == [str(packages / "ocp_scn/__init__.py"), str(shutil.which("c++") is not None)]
     assert "convert" in run(python, "-m", "ocp_scn.data", "--help", cwd=tmp_path)
+    command = environment / "bin" / "ocp-scn"
+    assert run(command, "--version", cwd=tmp_path).startswith(f"ocp-scn {ocp_scn.__version__}, ")
+    assert "s2ef/2M/scn-t1-b1" in run(command, "configs", "list", cwd=tmp_path).splitlines()
+    copied = run(command, "configs", "copy", "s2ef/2M/scn-t1-b1", "mine", cwd=tmp_path).splitlines()
+    assert copied == [f"wrote mine/configs/s2ef/{name}.yml" for name in ("2M/scn-t1-b1", "base")]
+    assert (tmp_path / "mine/configs/s2ef/base.yml").read_bytes() == (
+        ROOT / "configs/s2ef/base.yml"
+    ).read_bytes()
 
 
 def test_what_builds_is_what_the_environment_has():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import re
@@ -9,12 +10,15 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from fairchem.core.common.flags import flags
 
 from ocp_scn.data import __main__ as data
+import ocp_scn_cli
+from ocp_scn import runs
 from ocp_scn.fairchem.v1.checks import check_model
 from ocp_scn.fairchem.v1.launcher import load_config
 from tests.calculations import write_calculations
@@ -38,7 +42,7 @@ def commands() -> list[tuple[str, list[str]]]:
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"[A-Z_0-9]+=\S*", words[0]):  # of the environment
                 del words[0]
-            if words and (words[0] == "make" or words[0].endswith("python")):
+            if words and (words[0] in ("make", "ocp-scn") or words[0].endswith("python")):
                 found.append((page, words))
     return found
 
@@ -58,9 +62,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_pages_have_commands() -> None:
     """The search below finds the commands, of all kinds."""
-    kinds = {" ".join(words[1:3]) for _, words in COMMANDS if words[0] != "make"}
+    kinds = {" ".join(words[1:3]) for _, words in COMMANDS if words[0].endswith("python")}
     assert {"main.py --mode", "-m ocp_scn.data", "-m ocp_scn.report"} <= kinds
     assert {words[1] for _, words in COMMANDS if words[0] == "make"} >= {"demo", "test"}
+    assert {words[1] for _, words in COMMANDS if words[0] == "ocp-scn"} >= {"train", "configs", "data"}
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{p}-{' '.join(w[1:4])}" for p, w in COMMANDS])
@@ -72,11 +77,31 @@ def test_command(page: str, words: list[str], request: pytest.FixtureRequest) ->
             ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{page}: {done.stderr}"
+    elif words[0] == "ocp-scn":
+        check_ocp_scn(*words[1:])
     elif words[1] == "main.py":
         args, overrides = flags.get_parser().parse_known_args(words[2:])
         check_model(load_config(args, overrides)["model"])
     else:
         check_module(words[2], words[3:])
+
+
+def check_ocp_scn(name: str, *words: str) -> None:
+    """Check that a command of ``ocp-scn`` takes the words, and that its configuration is there."""
+    if name == "--version":
+        return
+    module = ocp_scn_cli.COMMANDS[name].module
+    if module != "ocp_scn.runs":
+        check_module(module.removesuffix(".__main__"), list(words))
+        return
+    args, settings = runs.build_parser(name).parse_known_args(words)
+    assert runs.line_of(ROOT / args.config) == 1  # those of fairchem 2 are in its tests
+    assert load_config(args_of_fairchem(name, words), settings)
+
+
+def args_of_fairchem(name: str, words: Sequence[str]) -> argparse.Namespace:
+    """Return fairchem's arguments of a command of ``ocp-scn``."""
+    return flags.get_parser().parse_known_args(["--mode", runs.MODES[name], *words])[0]
 
 
 def check_module(module: str, words: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""``python -m ocp_scn.data sample``, ``convert`` and ``stats``."""
+"""``ocp-scn data``, also ``python -m ocp_scn.data``: its commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from ocp_scn.data import convert, sample, stats
 from ocp_scn.errors import InputError, memory_fault
 from ocp_scn.options import Parser
 
+DESCRIPTION = "Make data sets: of your own calculations, or a sample that needs no download."
+EPILOG = "example: ocp-scn data sample datasets/sample"
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(prog="python -m ocp_scn.data", description=__doc__)
+    parser = Parser(prog="ocp-scn data", description=DESCRIPTION, epilog=EPILOG)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module in (("sample", sample), ("convert", convert), ("stats", stats)):
         command = commands.add_parser(

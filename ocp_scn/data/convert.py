@@ -32,9 +32,9 @@ DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and traject
 extxyz.xz and txt, or LMDB files of fairchem-core 1) into data sets, one folder a split, and write the
 configuration of a training on them."""
 EPILOG = """examples:
-  python -m ocp_scn.data convert mine.extxyz datasets/mine
-  python -m ocp_scn.data convert relaxations.extxyz.xz datasets/mine --split val=0.1
-  python -m ocp_scn.data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
+  ocp-scn data convert mine.extxyz datasets/mine
+  ocp-scn data convert relaxations.extxyz.xz datasets/mine --split val=0.1
+  ocp-scn data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
 _SAME_ID = "an earlier frame has the same sid and fid"
 _NEEDED = {"needed": ("energy", "forces"), "energy": ("energy",), "optional": ()}
 # Trainings read energies in float32, whose numbers may not be further apart than this, eV.
@@ -218,7 +218,7 @@ def _good_frames(
         sids_by_file=args.sids_by_file,
         unreadable=unreadable,
     )
-    for frame in tqdm(frames, unit=" frames", desc="reading"):
+    for frame in tqdm(frames, unit=" frames", desc="reading", disable=None):
         report.not_taken.update(frame.others)
         report.labels.update(_labels_of(frame))
         for name in args.leave_out:

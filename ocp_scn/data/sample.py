@@ -55,7 +55,7 @@ MAX_ENERGY, MAX_FORCE, MAX_ATTEMPTS = 20.0, 10.0, 20  # eV, eV/Å; a system with
 MIN_SYSTEMS = 10
 TASKS, SPLITS = ("s2ef", "is2re"), ("train", "val", "test")
 DESCRIPTION = "Make a small OC20-style data set without a download: EMT relaxations of adsorbates on slabs."
-EPILOG = "example:\n  python -m ocp_scn.data sample datasets/sample --systems 120 --seed 0 --ood-systems 10"
+EPILOG = "example:\n  ocp-scn data sample datasets/sample --systems 120 --seed 0 --ood-systems 10"
 
 
 class Frame(NamedTuple):
@@ -244,7 +244,7 @@ def make_sample(
         ood_systems: so many more in each of ``test_ood_ads`` (adsorbates that no other split has),
             ``test_ood_cat`` (metals) and ``test_ood_both``; the other splits stay what they are.
         overwrite: replace an existing folder.
-        progress: show a bar on standard error.
+        progress: show a bar, on a terminal.
         kind: of the files, see :func:`ocp_scn.data.formats.writer`.
 
     Raises:
@@ -261,7 +261,7 @@ def make_sample(
         make = writer(kind)
         folders = [f"{task}/{split}" for task in TASKS for split in splits]
         writers = {name: stack.enter_context(make(work / name)) for name in folders}
-        bar = tqdm(planned, desc="relaxing", unit="system", disable=not progress)
+        bar = tqdm(planned, desc="relaxing", unit="system", disable=None if progress else True)
         for sid, (combination, split) in enumerate(bar):
             system = make_system(combination, seed, sid)
             for atoms, properties in s2ef_samples(system, sid):

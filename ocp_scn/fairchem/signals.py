@@ -8,6 +8,8 @@ import time
 from types import FrameType
 from typing import NoReturn
 
+from tqdm import tqdm
+
 # Launchers of several ranks pass a signal on that a terminal has sent to the ranks as well: that is one.
 _SAME = 2.0  # seconds
 
@@ -37,7 +39,8 @@ class Ending:
     def end(self, number: int, what: str | None = None, *, silent: bool = False) -> NoReturn:
         """End the process with the shell's status of a signal; say ``what`` became of the run."""
         if not silent:
-            print(f"ended by {signal.Signals(number).name}: {what or self._otherwise}", file=sys.stderr)
+            # Above a bar, where there is one.
+            tqdm.write(f"ended by {signal.Signals(number).name}: {what or self._otherwise}", file=sys.stderr)
         sys.exit(128 + number)
 
 

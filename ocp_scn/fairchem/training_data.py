@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 from ocp_scn.errors import InputError, shown
 from ocp_scn.npz import Npz, check_npz, write_npz
 
+log = logging.getLogger(__name__)
 # Beside a data set's files; fairchem 2 takes most others in that folder for databases.
 ELEMENTS_FILE = "elements.npz"
 METADATA_FILE = "metadata.npz"  # fairchem's, with natoms of each sample
@@ -39,7 +40,7 @@ def elements_of(data_set: Any) -> set[int] | None:
     if all(file.is_file() for file in files):
         return {number for file in files for number in _read_elements(file)}
     if len(data_set) > _READ_THROUGH:
-        logging.warning(
+        log.warning(
             f"{files[0].parent} has no {ELEMENTS_FILE}: checkpoints will not know the trained elements"
         )
         return None
@@ -81,7 +82,7 @@ def sizes_of(data_set: Any) -> tuple[int, int]:
 def warn_of_mean(mean: float, sizes: tuple[int, int]) -> None:
     """Warn that a mean of energies is added once a system, where systems differ in size."""
     if mean != 0 and sizes[0] != sizes[1]:
-        logging.warning(
+        log.warning(
             f"the normalizer's energy mean of {mean:.6g} eV is added once a system, and the training data "
             f"have systems of {sizes[0]} to {sizes[1]} atoms: right for adsorption energies; for total ones, "
             "train with element references and a mean of 0 (docs/data.md)"
@@ -113,7 +114,7 @@ class KnownElements:
         known = f"the model was trained on {_symbols(self.numbers)}, not on {_symbols(others)}"
         if self.strict:
             raise InputError(f"{known} (strict_elements=True)")
-        logging.warning(f"{known}: what it predicts with these is a guess (strict_elements=True refuses)")
+        log.warning(f"{known}: what it predicts with these is a guess (strict_elements=True refuses)")
         self._warned |= others
 
 

@@ -23,7 +23,7 @@ from ocp_scn.report.tables import TITLES, Rows, format_table
 from ocp_scn.unpickling import TRUST_HELP, trust
 
 EPILOG = """example:
-  python -m ocp_scn.report runs/demo
+  ocp-scn report runs/demo
 Compares every prediction file and every relaxation of the run with the data set whose ids it has, beside a
 predictor that knows only the mean training energy (beyond the references of elements, of a model with those):
 no forces, and initial structures for relaxed ones. RUN_DIR/report/report.html has everything in one file."""
@@ -33,7 +33,7 @@ _LINES = {1: "fairchem-core 1.10", 2: "fairchem-core 2"}
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
-        prog="python -m ocp_scn.report",
+        prog="ocp-scn report",
         description="Write a page, figures and tables of a run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""``python -m ocp_scn.submission write`` and ``python -m ocp_scn.submission check``."""
+"""``ocp-scn submission``, also ``python -m ocp_scn.submission``: its commands."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from ocp_scn.submission.write import write_file
 
 DESCRIPTION = "Write files for the leaderboards of OC20, and check them."
 WRITE_EPILOG = """example:
-  python -m ocp_scn.submission write s2ef s2ef.npz --against data/s2ef/all \\
+  ocp-scn submission write s2ef s2ef.npz --against data/s2ef/all \\
       --id results/s2ef-id* --ood-ads results/s2ef-ood_ads* \\
       --ood-cat results/s2ef-ood_cat* --ood-both results/s2ef-ood_both*
 Nothing is written that the check would find fault with."""
 CHECK_EPILOG = """example:
-  python -m ocp_scn.submission check s2ef.npz --against data/s2ef/all
+  ocp-scn submission check s2ef.npz --against data/s2ef/all
 The exit status is 0 for a file without faults, 1 for one with faults, 2 for one that cannot be read.
 Only with --against does it tell whether a file can be scored."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(prog="python -m ocp_scn.submission", description=DESCRIPTION)
+    parser = Parser(
+        prog="ocp-scn submission",
+        description=DESCRIPTION,
+        epilog=CHECK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     write = _add_command(commands, "write", "join results of the four splits into one file", WRITE_EPILOG)
     write.add_argument("track", choices=TRACKS, help="what was predicted; IS2RE directly or by relaxation")

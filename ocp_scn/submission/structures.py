@@ -60,7 +60,9 @@ def read_structures(source: Path) -> Structures:
     rows = _ase_rows(files) if files[0].suffix == _ASE_LMDB else _pickled_rows(files, source)
     ids: list[str] = []
     fixed: list[np.ndarray] = []
-    for name, mask in tqdm(rows, desc=f"reading {source}", unit=" structures", delay=5, mininterval=5):
+    for name, mask in tqdm(
+        rows, desc=f"reading {source}", unit=" structures", delay=5, mininterval=5, disable=None
+    ):
         ids.append(name)
         fixed.append(mask)
     if not ids:

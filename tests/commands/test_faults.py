@@ -96,7 +96,7 @@ def train(config: Path, run: Path, *words: str) -> subprocess.Popen[str]:
 
 def wait_for_step(process: subprocess.Popen[str], log: Path, step: int) -> None:
     end = time.monotonic() + HANG
-    while f", step: {step:.2e}" not in log.read_text():
+    while not log.exists() or f", step: {step:.2e}" not in log.read_text():
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -106,16 +106,17 @@ def wait_for_step(process: subprocess.Popen[str], log: Path, step: int) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_signals_save(config: Path, tmp_path: Path, ranks: int) -> None:
     """By SIGTERM to the command, then by Ctrl-C to all its processes; the losses are those of one run."""
-    path = tmp_path / "checkpoints/run/checkpoint.pt"
+    path, log = tmp_path / "checkpoints/run/checkpoint.pt", tmp_path / "checkpoints/run/run.log"
     steps = []
     for number, step in ((signal.SIGTERM, 3), (signal.SIGINT, 60)):
+        log.unlink(missing_ok=True)
         process = train(config, tmp_path, "--num-gpus", str(ranks))
-        wait_for_step(process, tmp_path / "log", step)
+        wait_for_step(process, log, step)
         (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
         assert process.wait(HANG) == 128 + number
-        text = (tmp_path / "log").read_text()
-        assert f"ended by {number.name}: saved in {path}; the same command with --timestamp-id run" in text
-        assert "Traceback" not in text
+        printed, text = (tmp_path / "log").read_text(), log.read_text()
+        assert f"ended by {number.name}: saved in {path}; the same command with --timestamp-id run" in printed
+        assert "Traceback" not in printed
         steps.append(torch.load(path, weights_only=False)["step"])
         assert f", step: {steps[-1]:.2e}" in text
         assert f", step: {steps[-1] + 1:.2e}" not in text
@@ -125,7 +126,7 @@ def test_signals_save(config: Path, tmp_path: Path, ranks: int) -> None:
 
 def test_a_rank_that_is_killed(config: Path, tmp_path: Path) -> None:
     process = train(config, tmp_path, "--num-gpus", "2")
-    wait_for_step(process, tmp_path / "log", 1)
+    wait_for_step(process, tmp_path / "checkpoints/run/run.log", 1)
     children = subprocess.run(
         ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
         capture_output=True,

@@ -37,6 +37,12 @@ def output(run: Path, number: str, rank: int = 0, kind: str = "out") -> str:
     return path.read_text() if path.exists() else ""
 
 
+def log(run: Path) -> str:
+    """Return what a run's log has so far."""
+    path = run / "checkpoints/run/run.log"
+    return path.read_text() if path.exists() else ""
+
+
 @pytest.fixture(scope="module")
 def limited(submit: Submit, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The run folder and number of a job of one task, longer than its limit of one minute.
@@ -69,7 +75,7 @@ def test_job_at_its_time_limit_goes_on(cluster: Cluster, whole: Path, limited: t
     until(lambda: cluster.job(number)["Restarts"] != "0", "the job is not requeued")
     saved = torch.load(run / "checkpoints/run/checkpoint.pt", weights_only=False)["step"]
     enough = max(saved, STEPS)
-    until(lambda: output(run, number).count(" step: ") > enough, "the job does not go on")
+    until(lambda: log(run).count(" step: ") > enough, "the job does not go on")
     cluster.run("scancel", number)
     for tag in ("train/loss", "val/loss"):
         steps = [step for step, _ in logged(run, tag)]
@@ -89,7 +95,7 @@ def test_preempted_job_has_the_curve_of_an_uninterrupted_one(
     cluster: Cluster, submit: Submit, whole: Path, tmp_path: Path
 ) -> None:
     (number,) = job_numbers(submit(tmp_path, *PAIR, "--num-gpus", 2, f"--slurm.nodelist={NODES[0]}"))
-    until(lambda: f"step: {5:.2e}" in output(tmp_path, number), "the job does not train")
+    until(lambda: f"step: {5:.2e}" in log(tmp_path), "the job does not train")
     cluster.run("sbatch", "--partition=urgent", f"--nodelist={NODES[0]}", "--exclusive", "--time=1",
                 "--output=/dev/null", "--wrap=true")  # fmt: skip
     until(lambda: cluster.job(number)["Restarts"] == "1", "the job is not requeued")

@@ -22,6 +22,11 @@ def run_folder(run_dir: str, name: str) -> Path:
     return Path(run_dir) / "checkpoints" / name
 
 
+def outcome_folder(run_dir: str, name: str, mode: str) -> Path:
+    """Return the folder of what a run is for: of a training its checkpoints, of other modes their results."""
+    return run_folder(run_dir, name) if mode == "train" else Path(run_dir) / "results" / name
+
+
 def claimed_folder(args: Any) -> Path:
     """Return the folder that a command line's name is claimed with; a sweep's first run stands for all."""
     return run_folder(args.run_dir, args.timestamp_id + ("_run0" if args.sweep_yml else ""))

@@ -8,6 +8,7 @@ from typing import Any
 
 from submitit import JobEnvironment
 
+log = logging.getLogger(__name__)
 WARNING = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
 # What would end a process that is still importing waits until there are handlers.
 HELD_BACK = {signal.SIGTERM, WARNING}
@@ -38,7 +39,7 @@ class Interruption:
     def answer(self) -> None:
         """Let submitit save, requeue and end this process, if a signal has come."""
         if self.requested:
-            logging.info("SLURM ends this job soon: saving and requeueing it")
+            log.info("SLURM ends this job soon: saving and requeueing it")
             self._handler(WARNING, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -29,7 +31,14 @@ from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
 from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
-from ocp_scn.fairchem.v1.folders import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
+from ocp_scn.fairchem.v1.console import introduce, kept, terminal
+from ocp_scn.fairchem.v1.folders import (
+    claim_run_name,
+    claimed_folder,
+    outcome_folder,
+    refusals_as_input_errors,
+    run_folder,
+)
 from ocp_scn.fairchem.v1.interruption import interruption
 from ocp_scn.fairchem.v1.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
 from ocp_scn.unpickling import trust
@@ -40,7 +49,8 @@ _NO_CONFIGURATION = (OSError, ValueError, yaml.YAMLError, TypeError, AttributeEr
 _UNFINISHED = {"run-relaxations": "the same command with this run's --timestamp-id goes on"}
 # What is read of a configuration, beside the options of the command line.
 _SECTIONS = ("dataset", "evaluation_metrics", "logger", "loss_functions", "model", "optim", "outputs",
-             "slurm", "task", "timeout", "trainer", "model_attributes", "hide_eval_progressbar")  # fmt: skip
+             "slurm", "task", "timeout", "trainer", "model_attributes", "hide_eval_progressbar",
+             "verbose")  # fmt: skip
 _STATUSES_OF_SIGNALS = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 # What gloo and NCCL say in ranks that go on where one has ended.
 _LOST_RANK = re.compile(
@@ -59,6 +69,10 @@ class Runner(_cli.Runner):
     def __call__(self, config: dict[str, Any]) -> None:
         """Run one process of a configuration."""
         keep_freed_memory()
+        folder = None
+        if not config["is_debug"]:
+            folder = outcome_folder(config["run_dir"], config["timestamp_id"], config["mode"])
+        given = config
         config = without_unneeded_data(config)
         if config["submit"]:
             config = _as_task_of_job(config)
@@ -69,8 +83,15 @@ class Runner(_cli.Runner):
             )
         # So that fairchem leaves the GPUs alone, of which there may be none, or fewer than ranks.
         config["use_cuda_visibile_devices"] = config["cpu"]
+        rank, everything = int(os.environ.get("RANK", "0")), folder is None or config.get("verbose", False)
         try:
-            with refusals_as_input_errors(config["run_dir"]):
+            with (
+                refusals_as_input_errors(config["run_dir"]),
+                terminal(everything=everything),
+                kept(folder, rank),
+            ):
+                if folder is not None and rank == 0:
+                    introduce(given, folder)
                 super().__call__(config)
         except (MemoryError, RuntimeError) as error:
             if interruption.requested and not distutils.is_master():
@@ -128,19 +149,37 @@ def run(config: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run fairchem's command line; return the exit status (2 for bad input)."""
-    args, overrides = flags.get_parser().parse_known_args(argv)
-    if getattr(args, "trust", False):  # which main.py adds to fairchem's arguments
+    own, rest = _own_parser().parse_known_args(argv)
+    args, overrides = flags.get_parser().parse_known_args(rest)
+    if own.trust:
         trust()
+    with terminal(everything=own.verbose or args.debug or args.submit):
+        return _launch(args, [*overrides, *(["--verbose=True"] if own.verbose else [])])
+
+
+def _own_parser() -> argparse.ArgumentParser:
+    """Return the parser of what this package has beside fairchem's arguments; main.py describes them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--trust", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    return parser
+
+
+def _launch(args: Any, overrides: list[str]) -> int:
     # fairchem's command line looks these up by name when it submits, spawns or runs.
     _cli.Runner, _cli.runner_wrapper = Runner, run
     _cli.AutoExecutor, _cli.create_grid = partial(JobExecutor, cpu=args.cpu), sweep_configs
+    _cli.build_config = partial(build_config, include_paths=_include_paths(args))
     try:
         for config in _configs(args, overrides):
             check_run(config)
             if not args.submit:
                 check_device(config, args.num_gpus - 1)
         claim_run_name(args)
-        with refusals_as_input_errors(args.logdir):
+        folder = None
+        if not args.debug and not args.submit:
+            folder = outcome_folder(args.run_dir, args.timestamp_id, args.mode)
+        with refusals_as_input_errors(args.logdir), kept(folder):
             _cli.main(args, overrides)
     except InputError as error:
         return _refuse(_own_message(error))
@@ -188,11 +227,16 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
             raise InputError(f"override {word!r}: nothing reads {section!r}; expected {', '.join(_SECTIONS)}")
     logging.disable(logging.WARNING)  # fairchem builds the configuration again, and warns then
     try:
-        return build_config(args, overrides)
+        return build_config(args, overrides, include_paths=_include_paths(args))
     except _NO_CONFIGURATION as error:
         raise InputError(f"--config-yml {args.config_yml} cannot be read: {cause(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _include_paths(args: Any) -> list[Path]:
+    """Return where the files that a configuration includes are looked for, beside the working directory."""
+    return list(args.config_yml.absolute().parents)
 
 
 def _cause_in_rank(error: ChildFailedError) -> str | None:

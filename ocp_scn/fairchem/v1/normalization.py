@@ -24,6 +24,7 @@ from ocp_scn.fairchem.v1.labels import LabelledTrainer
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 from ocp_scn.trained import OLD_TARGETS
 
+log = logging.getLogger(__name__)
 _READ_AS = {"mean": number, "rmsd": positive, "stdev": positive}
 
 
@@ -203,11 +204,11 @@ def _report_scale(name: str, used: Scale, configured: Scale | None, *, of_checkp
     """Log the scale of an output after a checkpoint was loaded; ``configured`` is None where nothing was."""
     line = f"Normalization in use for output {name}: {used}, of the "
     if not of_checkpoint:
-        logging.warning(f"{line}configuration; the checkpoint has none")
+        log.warning(f"{line}configuration; the checkpoint has none")
     elif configured is None or configured == used:
-        logging.info(f"{line}checkpoint")
+        logging.info(f"{line}checkpoint")  # in run.log alone
     else:
-        logging.warning(f"{line}checkpoint; the configuration has {configured}")
+        log.warning(f"{line}checkpoint; the configuration has {configured}")
 
 
 def _report_references(
@@ -216,6 +217,6 @@ def _report_references(
     """Log where a configuration's element references are not those of the checkpoint."""
     line = f"Element references in use for output {name} are those of the "
     if name not in (checkpoint.get("elementrefs") or {}):
-        logging.warning(f"{line}configuration; the checkpoint has none")
+        log.warning(f"{line}configuration; the checkpoint has none")
     elif not torch.equal(used, configured):
-        logging.warning(f"{line}checkpoint, which differ from the configuration's")
+        log.warning(f"{line}checkpoint, which differ from the configuration's")

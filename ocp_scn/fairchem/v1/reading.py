@@ -27,6 +27,7 @@ from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 from ocp_scn.trained import NAMES
 from ocp_scn.unpickling import ERRORS, TRUST, Graph, RefusedError, loads, trusted
 
+log = logging.getLogger(__name__)
 # Where a dotted name of a class in a configuration is imported from.
 _OURS = ("fairchem.core.models.", "ocp_scn.fairchem.v1.model.", "ocp_scn.SphericalChannelNetwork")
 _NAMES = ("name", "model", "module", "fn", "trainer")
@@ -133,4 +134,4 @@ def _load_values(path: Any) -> Any:
 def warn_of_trust(path: Any) -> None:
     """Say that a data set is read as pickles that may run programs."""
     if trusted():
-        logging.warning(f"{path} is trusted: programs that it names are run as it is read ({TRUST}=1)")
+        log.warning(f"{path} is trusted: programs that it names are run as it is read ({TRUST}=1)")

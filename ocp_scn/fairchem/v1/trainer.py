@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from fairchem.core.common import distutils
 from torch.utils.data import BatchSampler
-from tqdm import tqdm
 
 from ocp_scn.fairchem.batches import BatchSCN
 from ocp_scn.fairchem.training_data import KnownElements, elements_of, sizes_of, warn_of_mean
@@ -25,11 +24,13 @@ from ocp_scn.fairchem.v1.relaxations import (
     system_name,
     weights_digest,
 )
-from ocp_scn.fairchem.v1.resumption import ResumableTrainer
+from ocp_scn.fairchem.v1.reporting import Progress, ReportingTrainer
 from ocp_scn.trained import ELEMENTS_KEY
 
+log = logging.getLogger(__name__)
 
-class SCNTrainer(ResumableTrainer):
+
+class SCNTrainer(ReportingTrainer):
     """fairchem's trainer, whose trainings and relaxations go on after an interruption.
 
     Relaxations are resumed under the same ``--timestamp-id``, and their results are those of all systems.
@@ -104,10 +105,10 @@ class SCNTrainer(ResumableTrainer):
         for part in gathered:
             before |= part
         results.finish(before)
-        logging.info(f"Wrote {len(before)} relaxed systems to {results.file}")
+        log.info(f"wrote   {results.file}, {len(before):,} relaxed systems")
         metrics = relaxation_metrics(self.relax_dataset, before)
         if metrics:
-            logging.info(", ".join(f"{name}: {value:.4f}" for name, value in metrics.items()))
+            log.info("relax   " + ", ".join(f"{name}: {value:.4f}" for name, value in metrics.items()))
         if metrics and self.logger is not None:
             self.logger.log(metrics, step=self.step, split="val")
 
@@ -119,13 +120,16 @@ class SCNTrainer(ResumableTrainer):
         batches = list(BatchSampler(range(len(self.relax_dataset)), size, drop_last=False))
         batches = batches[: self.config["task"].get("num_relaxation_batches")]
         relaxed: dict[str, Relaxed] = {}
-        for batch in tqdm(batches[sampler.rank :: sampler.num_replicas], position=sampler.rank):
+        mine = batches[sampler.rank :: sampler.num_replicas]
+        progress = Progress("relaxing", "batches", len(mine), hidden=not distutils.is_master())
+        for batch in mine:
             systems = [self.relax_dataset[index] for index in batch]
-            if all(system_name(system) in before for system in systems):
-                continue
-            found = relax(self, systems, settings)
-            results.add(found)
-            relaxed |= found
+            if not all(system_name(system) in before for system in systems):
+                found = relax(self, systems, settings)
+                results.add(found)
+                relaxed |= found
+            progress.advance()
+        progress.close()
         return relaxed
 
     @contextmanager

@@ -79,7 +79,7 @@ class PredictRunner(Runner):
         task_name = _task_name(self.task_name, unit.dataset_to_tasks)
         found: list[Prediction] = []
         ending.watch("nothing is written, and the same command begins anew")
-        with tqdm(total=len(mine), position=rank, desc=f"rank {rank}", unit=" systems") as bar:
+        with tqdm(total=len(mine), position=rank, desc=f"rank {rank}", unit=" systems", disable=None) as bar:
             for systems in self._batches(dataset, mine):
                 if ending.number is not None:
                     ending.end(ending.number, silent=not distutils.is_master())

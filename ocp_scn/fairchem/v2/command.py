@@ -1,0 +1,29 @@
+"""fairchem 2's command line, for ``ocp-scn``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairchem.core import _cli
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from ocp_scn.errors import InputError, cause
+
+
+def run(config: Path, settings: Sequence[str]) -> None:
+    """Run a configuration as ``fairchem -c`` does; ``--KEY=VALUE`` is the same as ``KEY=VALUE``.
+
+    Raises:
+        InputError: for settings that are none, or that the configuration does not have.
+    """
+    unknown = next((word for word in settings if not re.match(r"(--|\+{1,2}|~)?[^-+~=]+=|~", word)), None)
+    if unknown is not None:
+        raise InputError(f"argument {unknown!r} not understood; settings are written --key.subkey=value")
+    try:
+        _cli.main(argparse.Namespace(config=str(config)), [word.removeprefix("--") for word in settings])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"--config {config}: {cause(error)}") from error
