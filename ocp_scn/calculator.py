@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
 from ocp_scn.fairchem.structures import near_origin, place_fault
 from ocp_scn.fairchem.training_data import KnownElements
+from ocp_scn.predictions import batches
 from ocp_scn.trained import Trained
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -146,7 +147,7 @@ class SCNCalculator(Calculator):
         optimizers = [optimizer(atoms, logfile=None) for atoms in structures]
         left = list(range(len(structures)))
         for step in range(steps + 1):
-            for batch in batches(left, [len(atoms) for atoms in structures], max_atoms):
+            for batch in batches(left, lambda k: len(structures[k]), max_atoms):
                 chosen = [structures[k] for k in batch]
                 for atoms, results in zip(chosen, self.predict(chosen), strict=True):
                     atoms.calc = SinglePointCalculator(atoms, **results)
@@ -177,18 +178,6 @@ class SCNCalculator(Calculator):
                 if has_volume(atoms):
                     result["stress"] = full_3x3_to_voigt_6_stress(stress * scale)
         return results
-
-
-def batches(indices: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield indices in order, in groups whose ``sizes`` add up to ``most`` at most, or of one index."""
-    batch: list[int] = []
-    for index in indices:
-        if batch and sum(sizes[k] for k in batch) + sizes[index] > most:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def largest_force(atoms: Atoms) -> float:
