@@ -23,7 +23,7 @@ from ocp_scn.fairchem.batches import BatchSCN
 from ocp_scn.fairchem.structures import near_origin, place_fault
 from ocp_scn.fairchem.training_data import KnownElements
 from ocp_scn.predictions import batches
-from ocp_scn.trained import Trained
+from ocp_scn.trained import Trained, copy_weights
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -209,9 +209,7 @@ def _device(name: str | None) -> torch.device:
 
 def _network(trained: Trained, strict_elements: bool) -> BatchSCN:
     network = BatchSCN(trained.config)
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            weight.copy_(trained.averaged[name])
+    copy_weights(network, trained.averaged)
     if trained.elements is not None:
         network.known = KnownElements(trained.elements, strict=strict_elements)
     return network.requires_grad_(False).eval()

@@ -11,7 +11,9 @@ from ocp_scn.fairchem.v2.checkpoint import build
 from tests.commands.conftest import ROOT
 from tests.fairchem2.test_checkpoint import trained
 
-TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("fairchem2.md", "leaderboard.md"))
+TEXT = "".join(
+    (ROOT / "docs" / name).read_text() for name in ("fairchem2.md", "leaderboard.md", "finetuning.md")
+)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     shlex.split(line)

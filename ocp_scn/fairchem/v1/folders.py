@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,15 @@ _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
 def run_folder(run_dir: str, name: str) -> Path:
     """Return the folder of a run's checkpoints."""
     return Path(run_dir) / "checkpoints" / name
+
+
+def checkpoint_path(config: Mapping[str, Any]) -> str | None:
+    """Return the checkpoint that a run goes on with; a training goes on from the one of its own name."""
+    path: str | None = config.get("checkpoint")
+    if path is None and config.get("timestamp_id"):
+        own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
+        path = str(own) if own.is_file() else None
+    return path
 
 
 def claimed_folder(args: Any) -> Path:

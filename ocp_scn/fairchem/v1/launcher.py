@@ -29,6 +29,7 @@ from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
 from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
+from ocp_scn.fairchem.v1.finetuning import with_checkpoint
 from ocp_scn.fairchem.v1.folders import claim_run_name, claimed_folder, refusals_as_input_errors, run_folder
 from ocp_scn.fairchem.v1.interruption import interruption
 from ocp_scn.fairchem.v1.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
@@ -126,20 +127,28 @@ def run(config: dict[str, Any]) -> None:
     Runner()(config)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run fairchem's command line; return the exit status (2 for bad input)."""
+def main(argv: Sequence[str] | None = None, *, finetune: str | None = None) -> int:
+    """Run fairchem's command line; return the exit status (2 for bad input).
+
+    Args:
+        argv: its words; those of this process if None.
+        finetune: a checkpoint with whose weights a training begins.
+    """
     args, overrides = flags.get_parser().parse_known_args(argv)
     if getattr(args, "trust", False):  # which main.py adds to fairchem's arguments
         trust()
+    args.finetune = finetune or getattr(args, "finetune", None)  # and this
     # fairchem's command line looks these up by name when it submits, spawns or runs.
     _cli.Runner, _cli.runner_wrapper = Runner, run
     _cli.AutoExecutor, _cli.create_grid = partial(JobExecutor, cpu=args.cpu), sweep_configs
     try:
-        for config in _configs(args, overrides):
-            check_run(config)
+        config = load_config(args, overrides)
+        for each in _configs(args, config):
+            check_run(each)
             if not args.submit:
-                check_device(config, args.num_gpus - 1)
+                check_device(each, args.num_gpus - 1)
         claim_run_name(args)
+        _cli.build_config = partial(_build_config, of_checkpoints=config)
         with refusals_as_input_errors(args.logdir):
             _cli.main(args, overrides)
     except InputError as error:
@@ -161,11 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _configs(args: Any, overrides: list[str]) -> list[dict[str, Any]]:
-    """Return the configuration of every run that a command line starts."""
+def _configs(args: Any, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the configuration of every run that a command line with this one starts."""
     if args.submit and shutil.which("srun") is None:
         raise InputError("--submit needs SLURM, but there is no srun on the PATH")
-    config = load_config(args, overrides)
     if args.sweep_yml is None:
         return [config]
     if not args.submit:
@@ -173,11 +181,18 @@ def _configs(args: Any, overrides: list[str]) -> list[dict[str, Any]]:
     return sweep_configs({**config, "timestamp_id": args.timestamp_id or ""}, args.sweep_yml)
 
 
+def _build_config(args: Any, overrides: list[str], *, of_checkpoints: dict[str, Any]) -> dict[str, Any]:
+    """Return fairchem's configuration with the sections that checkpoints have a say in."""
+    sections = {name: of_checkpoints[name] for name in ("model", "task") if name in of_checkpoints}
+    return {**build_config(args, overrides), **sections}
+
+
 def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
     """Return the configuration of a command line as fairchem builds it, without its warnings.
 
     Raises:
-        InputError: for a file that cannot be read or an argument that is none.
+        InputError: for a file that cannot be read, an argument that is none, or as
+            :func:`ocp_scn.fairchem.v1.finetuning.with_checkpoint` does.
     """
     unknown = [word for word in overrides if not word.startswith("--") or "=" not in word]
     if unknown:
@@ -188,11 +203,12 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
             raise InputError(f"override {word!r}: nothing reads {section!r}; expected {', '.join(_SECTIONS)}")
     logging.disable(logging.WARNING)  # fairchem builds the configuration again, and warns then
     try:
-        return build_config(args, overrides)
+        config = build_config(args, overrides)
     except _NO_CONFIGURATION as error:
         raise InputError(f"--config-yml {args.config_yml} cannot be read: {cause(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
+    return with_checkpoint(config, getattr(args, "finetune", None))
 
 
 def _cause_in_rank(error: ChildFailedError) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from bisect import bisect
@@ -24,9 +25,9 @@ from ocp_scn.fairchem.finite import check_weights
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
 from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.stop import stop_training
-from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean
+from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean, warn_of_new_elements
+from ocp_scn.fairchem.v2.finetuning import scales_in_use, with_values
 from ocp_scn.fairchem.v2.losses import LabelledLoss
-from ocp_scn.fairchem.v2.references import with_values
 
 
 class TrainingGuard(Callback):
@@ -162,12 +163,18 @@ def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
             sizes = [size for data_set in data_sets for size in sizes_of(data_set)]
             warn_of_mean(float(task.normalizer.mean), (min(sizes), max(sizes)))
     path = Path(unit.job_config.metadata.config_path)
-    config: Any = with_values(OmegaConf.to_container(OmegaConf.load(path)))
+    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
+    if unit.train_progress.num_steps_completed == 0:
+        for line in scales_in_use(plain["runner"]["train_eval_unit"]):
+            logging.info(line)
+    config = with_values(plain)
     fine_tuned = unit.get_finetune_model_config()
     known, found = unit.model.module.backbone.known, [elements_of(data_set) for data_set in data_sets]
     parts = [elements for elements in found if elements is not None]
     if len(parts) == len(found) and (known is not None or fine_tuned is None):
-        elements = sorted(set().union(*parts, known.numbers if known else ()))
+        before = known.numbers if known else set()
+        warn_of_new_elements(set().union(*parts), before)
+        elements = sorted(set().union(*parts, before))
         for model in (config["runner"]["train_eval_unit"]["model"], fine_tuned):
             if model is not None and "backbone" in model:
                 model["backbone"]["trained_elements"] = elements
