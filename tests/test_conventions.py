@@ -38,7 +38,7 @@ from ocp_scn.fairchem.v1.normalization import check_derivatives
 from ocp_scn.fairchem.v1.relaxations import to_atoms
 from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
-from ocp_scn.predict import main as predict
+from ocp_scn.predict import predict_file
 from ocp_scn.predictions import structure_name
 from ocp_scn.sphere import (
     coefficients_to_grid,
@@ -582,11 +582,10 @@ def test_c48_labels_beside_predictions(tmp_path):
     atoms = molecule("H2O")
     atoms.calc = SinglePointCalculator(atoms, energy=-14.0, forces=np.ones((3, 3)))
     write(tmp_path / "in.extxyz", atoms)
-    assert (
-        predict([str(tmp_path / "a.pt"), str(tmp_path / "in.extxyz"), "-o", str(tmp_path / "out.xyz")]) == 0
-    )
+    calculator = SCNCalculator(tmp_path / "a.pt")
+    predict_file(calculator, tmp_path / "in.extxyz", tmp_path / "out.xyz")
     found = ase.io.read(tmp_path / "out.xyz", format="extxyz")
-    (predicted,) = SCNCalculator(tmp_path / "a.pt").predict([atoms])
+    (predicted,) = calculator.predict([atoms])
     assert (found.info["label_energy"], found.calc.results["energy"]) == (-14, predicted["energy"])
     assert (found.arrays["label_forces"] == 1).all()
     assert np.allclose(found.calc.results["forces"], predicted["forces"], atol=1e-7)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +31,15 @@ from tests import HANG
 from tests.test_calculator import REFERENCES, SMOOTH, slab, trained
 
 FORMAT = "aselmdb" if version("fairchem-core").startswith("2.") else "lmdb"
+
+
+@pytest.fixture(autouse=True)
+def same_signals() -> Iterator[None]:
+    """Undo what the command does to the signals of this process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

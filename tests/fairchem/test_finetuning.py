@@ -172,6 +172,12 @@ REFUSED = {
     r"--checkpoint other.pt goes on with one; expected one of them": {"words": ["--checkpoint", "other.pt"]},
     r"begins a training, and --mode is validate": {"mode": "validate"},
     r"--finetune .*missing.pt does not exist": {"name": "missing.pt"},
+    r"--checkpoint .*typo.pt does not exist": {
+        "mode": "predict",
+        "words": ["--checkpoint", "typo.pt"],
+        "name": None,
+    },
+    r"task.finetune=3; expected the path": {"words": ["--task.finetune=3"], "name": None},
     r"--finetune .*text.pt is not a checkpoint": {"name": "text.pt"},
     r"--finetune .*other.pt: it is of the model 'schnet'": {"name": "other.pt"},
 }
@@ -187,5 +193,6 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str)
     other["config"]["model"]["name"] = "schnet"
     torch.save(other, tmp_path / "other.pt")
     words = ["--mode", case.get("mode", "train"), "--config-yml", FINETUNE, *case.get("words", [])]
+    name = case.get("name", "checkpoint.pt")
     with pytest.raises(InputError, match=message):
-        config(*words, finetune=tmp_path / case.get("name", "checkpoint.pt"))
+        config(*words, finetune=name and tmp_path / name)

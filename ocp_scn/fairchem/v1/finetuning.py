@@ -56,6 +56,8 @@ def with_checkpoint(config: dict[str, Any], finetune: str | None) -> dict[str, A
         config = {**config, "task": {**(config.get("task") or {}), KEY: finetune}}
     finetune = finetuned_from(config)
     if finetune is not None:
+        if not isinstance(finetune, str):
+            raise InputError(f"task.{KEY}={finetune!r}; expected the path of a checkpoint")
         if config["checkpoint"] is not None:
             raise InputError(
                 f"--finetune {finetune} begins a training, and --checkpoint {config['checkpoint']} goes on "
@@ -69,8 +71,8 @@ def with_checkpoint(config: dict[str, Any], finetune: str | None) -> dict[str, A
     elif finetune is not None:
         return {**config, "model": _model(config.get("model"), read(finetune), finetune)}
     model = config.get("model")
-    if path is not None and Path(path).is_file() and _is_incomplete(model):
-        found = read_checkpoint(path, mmap=True)
+    if path is not None and _is_incomplete(model):
+        found = _read(path, "--checkpoint")
         try:
             settings = settings_of_fairchem1(found["config"])
         except InputError as error:
@@ -85,18 +87,22 @@ def read(path: str) -> Trained:
     Raises:
         InputError: for a file that is no checkpoint of this model, or averaged weights that are not finite.
     """
-    if not Path(path).is_file():
-        raise InputError(f"--finetune {path} does not exist")
-    try:
-        checkpoint = read_checkpoint(path, mmap=True)
-    except InputError as error:
-        raise InputError(f"--finetune {error}") from error
+    checkpoint = _read(path, "--finetune")
     try:
         trained = from_fairchem1(checkpoint)
         check_weights("its average", trained.averaged)
     except InputError as error:
         raise InputError(f"--finetune {path}: {error}") from error
     return trained
+
+
+def _read(path: str, option: str) -> Any:
+    if not Path(path).is_file():
+        raise InputError(f"{option} {path} does not exist")
+    try:
+        return read_checkpoint(path, needed=("state_dict", "config"), mmap=True)
+    except InputError as error:
+        raise InputError(f"{option} {error}") from error
 
 
 def begin(trainer: Any, path: str) -> Trained:
