@@ -69,6 +69,8 @@ class TrainingGuard(Callback):
         unit.model.module.backbone.validate_tasks(_get_dataset_to_tasks_map(unit.tasks))
         _check_progress(unit.train_progress, state.train_state)
         if distutils.is_master():  # which writes inference checkpoints
+            if unit.train_progress.num_steps_completed == 0:
+                _log_beginning(unit.job_config.metadata.config_path)
             _complete_configuration(unit, state.train_state.dataloader.dataset.datasets)
         distutils.synchronize()  # every rank reads that configuration when it saves
         unit.model.module.backbone.known = None  # evaluations of a training mind no elements
@@ -156,6 +158,13 @@ def _check_progress(progress: Any, settings: Any) -> None:
             )
 
 
+def _log_beginning(path: str) -> None:
+    """Log what a training takes of the checkpoint that it begins with, if it does."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for line in scales_in_use(config["runner"]["train_eval_unit"]):
+        logging.info(line)
+
+
 def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
     """Write values of references and the trained elements into the configuration that checkpoints get."""
     for task in unit.tasks:
@@ -163,11 +172,7 @@ def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
             sizes = [size for data_set in data_sets for size in sizes_of(data_set)]
             warn_of_mean(float(task.normalizer.mean), (min(sizes), max(sizes)))
     path = Path(unit.job_config.metadata.config_path)
-    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
-    if unit.train_progress.num_steps_completed == 0:
-        for line in scales_in_use(plain["runner"]["train_eval_unit"]):
-            logging.info(line)
-    config = with_values(plain)
+    config: Any = with_values(OmegaConf.to_container(OmegaConf.load(path)))
     fine_tuned = unit.get_finetune_model_config()
     known, found = unit.model.module.backbone.known, [elements_of(data_set) for data_set in data_sets]
     parts = [elements for elements in found if elements is not None]
