@@ -8,7 +8,7 @@ VENV2 ?= $(CURDIR)/.venv-fairchem2
 PY = "$(VENV)/bin/python"
 # Tests of the network, and those of fairchem 2; what fairchem 1 brings is tested with that.
 TESTS2 = tests/sphere tests/ops tests/nn tests/test_graph.py tests/test_config.py tests/test_unpickling.py tests/test_torch_files.py \
-	tests/test_calculator.py tests/test_ase_page.py tests/viz tests/fairchem2
+	tests/test_calculator.py tests/test_predict.py tests/test_ase_page.py tests/viz tests/fairchem2
 # Files of tests share what is costly to make, so each goes to one process.
 PARALLEL ?= -n auto --maxprocesses 8 --dist loadfile
 HOSTILE_ARGS ?= --structures 10000 --files 1000 --write docs/reliability.md

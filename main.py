@@ -16,6 +16,11 @@ if __name__ == "__main__":
         help="let checkpoints and data sets run the programs that they may name (docs/security.md)",
     )
     parser.add_argument("--verbose", action="store_true", help="print all that run.log has (docs/configs.md)")
+    parser.add_argument(
+        "--finetune",
+        metavar="CHECKPOINT",
+        help="begin a training with the weights of a checkpoint (docs/finetuning.md)",
+    )
     parser.parse_known_args()  # --help and mistakes end here, before what takes seconds to load
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends what only loads and checks without a traceback

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
 from ocp_scn.fairchem.structures import near_origin, place_fault
 from ocp_scn.fairchem.training_data import KnownElements
-from ocp_scn.trained import Trained
+from ocp_scn.predictions import batches
+from ocp_scn.trained import Trained, copy_weights
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -140,7 +141,7 @@ class SCNCalculator(Calculator):
         optimizers = [optimizer(atoms, logfile=None) for atoms in structures]
         left = list(range(len(structures)))
         for step in range(steps + 1):
-            for batch in batches(left, [len(atoms) for atoms in structures], max_atoms):
+            for batch in batches(left, lambda k: len(structures[k]), max_atoms):
                 chosen = [structures[k] for k in batch]
                 for atoms, results in zip(chosen, self.predict(chosen), strict=True):
                     atoms.calc = SinglePointCalculator(atoms, **results)
@@ -173,18 +174,6 @@ class SCNCalculator(Calculator):
         return results
 
 
-def batches(indices: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield indices in order, in groups whose ``sizes`` add up to ``most`` at most, or of one index."""
-    batch: list[int] = []
-    for index in indices:
-        if batch and sum(sizes[k] for k in batch) + sizes[index] > most:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
 def largest_force(atoms: Atoms) -> float:
     """Return the largest force on an atom that constraints leave, eV/Å."""
     return float(np.linalg.norm(atoms.get_forces(), axis=1).max(initial=0))
@@ -214,9 +203,7 @@ def _device(name: str | None) -> torch.device:
 
 def _network(trained: Trained, strict_elements: bool) -> BatchSCN:
     network = BatchSCN(trained.config)
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            weight.copy_(trained.averaged[name])
+    copy_weights(network, trained.averaged)
     if trained.elements is not None:
         network.known = KnownElements(trained.elements, strict=strict_elements)
     return network.requires_grad_(False).eval()

@@ -1,8 +1,9 @@
-"""What predictions have in common in both lines of fairchem: names of structures, shards of a data set."""
+"""What predictions have in common in both lines of fairchem: names of structures, batches, shards."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ocp_scn.errors import InputError
 
 _LONGEST_NAME = 240  # of the 255 that file systems take
+Item = TypeVar("Item")
 
 
 def structure_name(sid: Any, fid: Any = None) -> str:
@@ -29,6 +31,20 @@ def file_name(name: str) -> str:
             f"id {name[:40]!r} has {len(found)} characters as a file's name; expected 1 to {_LONGEST_NAME}"
         )
     return found
+
+
+def batches(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Yield items in order, in lists whose sizes add up to ``most`` at most, or of one item."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        if batch and total + size(item) > most:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size(item)
+    if batch:
+        yield batch
 
 
 def shard_range(size: int, shard: int | None, total: int | None) -> range:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ NAMES = ("scn", "ocp_scn")
 ELEMENTS_KEY = "trained_elements"  # of a configuration in a checkpoint: atomic numbers
 # Names of normalizers before 2023.
 OLD_TARGETS = {"target": "energy", "grad_target": "forces"}
+# Settings that change how the same function of the weights is computed, or what else is trained.
+_FREE = {"compute_dtype", "cuda_graphs", "strict_elements", "training_roll", "evaluation_roll"}
+_FREE |= {"eval_num_taps", "use_pbc_single", "otf_graph", "show_timing_info", "regress_stress"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def from_fairchem1(checkpoint: Mapping[str, Any]) -> Trained:
     Raises:
         InputError: for another model, unknown settings, or weights that do not fit them.
     """
-    settings = _settings_of_fairchem1(checkpoint["config"])
+    settings = settings_of_fairchem1(checkpoint["config"])
     config, state = SCNConfig.from_settings(settings), _without_prefix(checkpoint["state_dict"])
     check_size(config, state)
     model = SCN(config)
@@ -84,9 +87,7 @@ def to_fairchem1(trained: Trained) -> dict[str, Any]:
     """
     config = trained.config
     model = SCN(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(trained.averaged[name])
+    copy_weights(model, trained.averaged)
     targets = ["energy", "forces"] if config.regress_forces else ["energy"]
     elements = {} if trained.elements is None else {ELEMENTS_KEY: list(trained.elements)}
     references = {}
@@ -116,6 +117,26 @@ def check_size(config: SCNConfig, weights: Mapping[str, Tensor]) -> None:
         raise InputError(f"its weights do not fit its settings: {found:,} of {config.num_weights:,}")
 
 
+def check_settings(found: SCNConfig, wanted: SCNConfig, path: str) -> None:
+    """Check that a training may begin with the weights of a checkpoint, whose settings were ``found``.
+
+    Raises:
+        InputError: for settings that differ, and by which the weights would mean something else.
+    """
+    before, after = asdict(found), asdict(wanted)
+    differing = [name for name in before if name not in _FREE and before[name] != after[name]]
+    if differing:
+        old, new = (", ".join(f"{name}={of[name]!r}" for name in differing) for of in (before, after))
+        raise InputError(f"{path} has a model of {old}, and the configuration of {new}; leave these out")
+
+
+def copy_weights(model: SCN, weights: Mapping[str, Tensor]) -> None:
+    """Give a model the weights of a :class:`Trained`, under the names that they have here."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(weights[name])
+
+
 def load_weights(model: SCN, weights: Mapping[str, Tensor]) -> None:
     """Load weights under the names that ``model`` has in state dicts.
 
@@ -138,8 +159,12 @@ def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _settings_of_fairchem1(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model's settings; those of 2022 stand beside its name."""
+def settings_of_fairchem1(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model's settings in a checkpoint's configuration; those of 2022 stand beside its name.
+
+    Raises:
+        InputError: for another model.
+    """
     model = config.get("model")
     settings = (
         dict(model) if isinstance(model, Mapping) else dict(config.get("model_attributes", {}), name=model)

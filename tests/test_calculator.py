@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 
 import ocp_scn
 from ocp_scn import SCN, InputError, SCNCalculator, SCNConfig
-from ocp_scn.calculator import batches
+from ocp_scn.predictions import batches
 from ocp_scn.trained import Trained, to_fairchem1
 from tests import HANG
 from tests.requirements import wanted
@@ -175,7 +175,8 @@ def test_many_relaxations_are_those_of_each_structure(tmp_path: Path) -> None:
 
 
 def test_batches_are_filled() -> None:
-    assert list(batches([0, 1, 3, 4], [5, 5, 9, 12, 1], 10)) == [[0, 1], [3], [4]]
+    sizes = [5, 5, 9, 12, 1]
+    assert list(batches([0, 1, 3, 4], sizes.__getitem__, 10)) == [[0, 1], [3], [4]]
 
 
 def test_what_the_model_has_not_is_refused_by_name(tmp_path: Path) -> None:

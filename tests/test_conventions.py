@@ -7,6 +7,7 @@ import pickle
 import re
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,7 @@ from fairchem.core.modules.normalization.normalizer import Normalizer, create_no
 from fairchem.core.preprocessing import AtomsToGraphs
 from torch_geometric.data import Batch, Data
 
-from ocp_scn import InputError, SCNConfig, SphericalChannelNetwork, torch_files
+from ocp_scn import InputError, SCNCalculator, SCNConfig, SphericalChannelNetwork, torch_files
 from ocp_scn.data.__main__ import main
 from ocp_scn.data.constraints import held_atoms
 from ocp_scn.data.frames import find_files, read_frames
@@ -31,11 +32,13 @@ from ocp_scn.data.labels import LabelKeys, read_labels
 from ocp_scn.fairchem.neighbors import find_edges
 from ocp_scn.fairchem.scales import scale_of
 from ocp_scn.fairchem.training_data import KnownElements
+from ocp_scn.fairchem.v1 import finetuning
 from ocp_scn.fairchem.v1.data_checks import check_samples, predicted_name
 from ocp_scn.fairchem.v1.normalization import check_derivatives
 from ocp_scn.fairchem.v1.relaxations import to_atoms
 from ocp_scn.graph import build_graph, sort_by_target
 from ocp_scn.nn import GridAggregation, MessageBlock, SphereReadout, sphere_samples
+from ocp_scn.predict import predict_file
 from ocp_scn.predictions import structure_name
 from ocp_scn.sphere import (
     coefficients_to_grid,
@@ -58,6 +61,7 @@ from tests.fairchem.test_normalization import AGREE, saved, trainer
 from tests.malice import Evil
 from tests.messages import edge_messages, rotate_back, rotate_rows
 from tests.samples import write_lmdb
+from tests.test_calculator import trained
 from tests.weights import strengthen
 
 PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
@@ -561,3 +565,27 @@ def test_c38_places(model):
         moved.pos[0, 0] *= 1.02
         with pytest.raises(InputError, match=r"within .* Å of the origin"):
             find_edges(moved, model.config)
+
+
+def test_c47_fine_tuning(tmp_path):
+    path = saved(tmp_path, energy=(-0.5, 2.26), forces=(0.0, 2.26), stress=(0.0, 2.26))
+    own, lacking = trainer(tmp_path, AGREE), trainer(tmp_path, None)
+    for made, mean in ((own, -6.07), (lacking, -0.5)):
+        finetuning.begin(made, str(path))
+        assert made.normalizers["energy"].mean.item() == pytest.approx(mean)
+        state = torch.load(path, weights_only=False)["state_dict"]  # without an average
+        assert all(torch.equal(value, state[name]) for name, value in made.model.state_dict().items())
+
+
+def test_c48_labels_beside_predictions(tmp_path):
+    torch.save(to_fairchem1(trained()), tmp_path / "a.pt")
+    atoms = molecule("H2O")
+    atoms.calc = SinglePointCalculator(atoms, energy=-14.0, forces=np.ones((3, 3)))
+    write(tmp_path / "in.extxyz", atoms)
+    calculator = SCNCalculator(tmp_path / "a.pt")
+    predict_file(calculator, tmp_path / "in.extxyz", tmp_path / "out.xyz")
+    found = ase.io.read(tmp_path / "out.xyz", format="extxyz")
+    (predicted,) = calculator.predict([atoms])
+    assert (found.info["label_energy"], found.calc.results["energy"]) == (-14, predicted["energy"])
+    assert (found.arrays["label_forces"] == 1).all()
+    assert np.allclose(found.calc.results["forces"], predicted["forces"], atol=1e-7)

@@ -14,14 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from fairchem.core.common.flags import flags
 
-from ocp_scn.data import __main__ as data
 import ocp_scn_cli
 from ocp_scn import runs
+from ocp_scn.data import __main__ as data
 from ocp_scn.fairchem.v1.checks import check_model
 from ocp_scn.fairchem.v1.launcher import load_config
+from ocp_scn.trained import to_fairchem1
 from tests.calculations import write_calculations
+from tests.test_calculator import trained
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,7 +72,7 @@ def test_pages_have_commands() -> None:
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{p}-{' '.join(w[1:4])}" for p, w in COMMANDS])
-def test_command(page: str, words: list[str], request: pytest.FixtureRequest) -> None:
+def test_command(page: str, words: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The command's program, options and files exist."""
     words = [request.getfixturevalue("written") if word == WRITTEN else word for word in words]
     if words[0] == "make":
@@ -80,7 +83,14 @@ def test_command(page: str, words: list[str], request: pytest.FixtureRequest) ->
     elif words[0] == "ocp-scn":
         check_ocp_scn(*words[1:])
     elif words[1] == "main.py":
+        words, finetune = list(words), None
+        if "--finetune" in words:  # an option of main.py
+            place = words.index("--finetune")
+            del words[place : place + 2]
+            finetune = str(tmp_path / "checkpoint.pt")
+            torch.save(to_fairchem1(trained()), finetune)
         args, overrides = flags.get_parser().parse_known_args(words[2:])
+        args.finetune = finetune
         check_model(load_config(args, overrides)["model"])
     else:
         check_module(words[2], words[3:])

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import ase.io
 import numpy as np
 from ase import Atoms
+from ase.io.formats import UnknownFileTypeError
 
 from ocp_scn.data import pickles
 from ocp_scn.data.constraints import fix_held_atoms
@@ -53,6 +55,7 @@ class Frame:
             ``pos_relaxed``.
         others: names of what the source says and nothing above has.
         lost: kinds of its constraints that fixed atoms do not tell all of.
+        constraints: its constraints as the source has them.
     """
 
     atoms: Atoms
@@ -64,6 +67,7 @@ class Frame:
     targets: dict[str, Any] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     lost: Sequence[str] = ()
+    constraints: Sequence[Any] = ()
 
 
 def find_files(source: Path) -> list[Path]:
@@ -169,8 +173,8 @@ def _read_calculations(
     places = {(sid, fid): line for line, (sid, fid, _) in enumerate(table or [])}
     counter: Counter[str] = Counter()
     index = -1
-    for index, (atoms, info) in enumerate(_read(path)):
-        origin = f"{name}#{index}"
+    for index, atoms in enumerate(_read(path)):
+        origin, info = f"{name}#{index}", atoms.info
         if table is not None and index >= len(table):
             raise UnreadableError(f"{origin} has no line in {_text_file(path).name}, which has {len(table)}")
         sid, fid, reference = table[index] if table is not None else (None, None, 0.0)
@@ -186,7 +190,7 @@ def _read_calculations(
         try:
             results = {} if atoms.calc is None else atoms.calc.results
             labels = read_labels({**atoms.arrays, **info, **results}, atoms, keys, origin)
-            lost = _fix_atoms(atoms, info, origin)
+            constraints, lost = list(atoms.constraints), _fix_atoms(atoms, info, origin)
             frame = Frame(
                 atoms=atoms,
                 sid=sid,
@@ -197,6 +201,7 @@ def _read_calculations(
                 targets=labels.targets,
                 others=tuple(other for other in labels.others if other not in _STRUCTURE),
                 lost=lost,
+                constraints=constraints,
             )
         except UnreadableError as error:
             unreadable(error)
@@ -219,7 +224,7 @@ def _read_samples(
             labels = read_labels(properties, atoms, keys, origin)
             fid = properties.get("fid")
             kept = [other for other in labels.others if other not in {"sid", "fid", "fixed", *vars(keys)}]
-            lost = _fix_atoms(atoms, properties, origin)
+            constraints, lost = list(atoms.constraints), _fix_atoms(atoms, properties, origin)
             frame = Frame(
                 atoms=atoms,
                 sid=_system(properties.get("sid", f"{system_of(name)}-{index}"), origin),
@@ -230,6 +235,7 @@ def _read_samples(
                 targets={**{other: properties[other] for other in kept}, **labels.targets},
                 others=tuple(other for other in labels.others if other in vars(keys)),
                 lost=lost,
+                constraints=constraints,
             )
         except UnreadableError as error:
             unreadable(error)
@@ -282,8 +288,8 @@ def _frame_number(value: Any, origin: str) -> int:
     raise UnreadableError(f"{origin} has fid={shown(value)}; expected an integer, or 'frame3' for 3")
 
 
-def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
-    """Yield the structures of a file, each with the keys that may name its system and frame."""
+def _read(path: Path) -> Iterator[Atoms]:
+    """Yield the structures of a file, whose info has the keys that may name their system and frame."""
     count = 0
     try:
         for found in _structures(path):
@@ -296,17 +302,32 @@ def _read(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
         raise UnreadableError(f"{str(path)!r} cannot be read{where}: {cause(error)}") from error
 
 
-def _structures(path: Path) -> Iterator[tuple[Atoms, dict[str, Any]]]:
+def _structures(path: Path) -> Iterator[Atoms]:
     if path.name.endswith(XYZ):
-        for atoms in read_xyz(path):
-            yield atoms, atoms.info
+        yield from read_xyz(path)
     elif path.name.endswith(_DATABASE):
         with sqlite.connect(path) as database:
             for row in database.select():
-                yield row.toatoms(), {**row.data, **row.key_value_pairs}
+                atoms = row.toatoms()
+                atoms.info.update({**row.data, **row.key_value_pairs})
+                yield atoms
+    elif path.name.endswith(_TRAJECTORY):
+        yield from read_trajectory(path)
     else:
-        for atoms in read_trajectory(path):
-            yield atoms, atoms.info
+        yield from _foreign_structures(path)
+
+
+def _foreign_structures(path: Path) -> Iterator[Atoms]:
+    """Yield the structures of any other file that ASE reads, whose readers raise more than the others."""
+    try:
+        yield from ase.io.iread(str(path), index=":", do_not_split_by_at_sign=True)
+    except (
+        UnknownFileTypeError,
+        ase.io.ParseError,
+        SyntaxError,
+        ImportError,
+    ) as error:  # of XML, of a reader
+        raise ValueError(f"ASE finds no structures in it: {cause(error)}") from error
 
 
 def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:

@@ -17,8 +17,11 @@ from tests.commands.conftest import ROOT
 
 FOLDER = ROOT / "configs/fairchem2"
 EXPERIMENTS = sorted(
-    str(path.relative_to(FOLDER)) for path in FOLDER.glob("*/*.yaml") if path.stem not in ("base", "evaluate")
+    str(path.relative_to(FOLDER))
+    for path in FOLDER.glob("*/*.yaml")
+    if path.stem not in ("base", "evaluate", "finetune")
 )
+FINETUNE = "s2ef/finetune.yaml"  # its model and scales are those of a checkpoint
 # What tiny models stand in for: the settings that make the published ones large.
 SMALL = {
     "num_interactions": 1,
@@ -62,12 +65,21 @@ def test_the_model_is_built(name):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_that_of_fairchem_1(name):
     """Model, losses, normalizers, learning rate and decays are the same."""
-    text = (FOLDER / name).read_text()
-    path = ROOT / re.search(r"The experiment of (\S+\.yml)\.", text)[1]
-    old, unit = fairchem1(path), compose(name)["runner"]["train_eval_unit"]
+    old, unit = both(name)
     settings = {key: value for key, value in old["model"].items() if key != "name"}
     new = {key: value for key, value in unit["model"]["backbone"].items() if key != "model"}
     assert SCNConfig.from_settings({**new, "otf_graph": True}) == SCNConfig.from_settings(settings)
+    for task in unit["tasks"]:
+        scale = old["dataset"]["train"]["transforms"]["normalizer"][task["property"]]
+        assert (task["normalizer"]["mean"], task["normalizer"]["rmsd"]) == (scale["mean"], scale["stdev"])
+
+
+def both(name: str, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return fairchem 1's configuration and the unit of an experiment, after what they have in common."""
+    text = (FOLDER / name).read_text()
+    path = ROOT / re.search(r"The experiment of (\S+\.yml)\.", text)[1]
+    old, runner = fairchem1(path), compose(name, *words)["runner"]
+    unit = runner["train_eval_unit"]
     optim, optimizer = old["optim"], unit["optimizer_fn"]
     assert optimizer["lr"] == optim["lr_initial"]
     assert optimizer["amsgrad"] is optim["optimizer_params"]["amsgrad"]
@@ -77,13 +89,26 @@ def test_an_experiment_is_that_of_fairchem_1(name):
     ]
     assert unit["ema_decay"] == optim["ema_decay"]
     assert unit["clip_grad_norm"] == optim["clip_grad_norm"]
-    assert compose(name)["runner"]["max_epochs"] == optim["max_epochs"]
+    assert runner["max_epochs"] == optim["max_epochs"]
     losses = {key: value for entry in old["loss_functions"] for key, value in entry.items()}
     for task in unit["tasks"]:
-        scale = old["dataset"]["train"]["transforms"]["normalizer"][task["property"]]
-        assert (task["normalizer"]["mean"], task["normalizer"]["rmsd"]) == (scale["mean"], scale["stdev"])
         assert task["loss_fn"].get("coefficient", 1) == losses[task["property"]]["coefficient"]
     assert {task["property"] for task in unit["tasks"]} == set(losses)
+    return old, unit
+
+
+def test_fine_tuning_is_that_of_fairchem_1():
+    old, unit = both(FINETUNE, "finetune=a.pt")
+    assert "model" not in old
+    assert "transforms" not in old["dataset"]["train"]
+    assert unit["model"].pop("backbone") == {}
+    assert unit["model"] == {
+        "_target_": "ocp_scn.fairchem.v2.finetuned_model",
+        "checkpoint": "a.pt",
+        "task_name": "oc20",
+    }
+    for task in unit["tasks"]:
+        assert task["normalizer"]["rmsd"] is None
 
 
 @pytest.mark.parametrize("name", ["s2ef/evaluate.yaml", "is2re/evaluate.yaml", "predict.yaml"])

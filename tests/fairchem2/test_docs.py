@@ -13,7 +13,8 @@ from tests.calculations import write_calculations
 from tests.commands.conftest import ROOT
 from tests.fairchem2.test_checkpoint import trained
 
-TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("fairchem2.md", "leaderboard.md", "report.md"))
+PAGES = ("fairchem2.md", "leaderboard.md", "report.md", "finetuning.md")
+TEXT = "".join((ROOT / "docs" / name).read_text() for name in PAGES)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [
     shlex.split(line)

@@ -26,7 +26,8 @@ from ocp_scn.fairchem.v1.data_checks import (
     predicted_name,
     relaxed_name,
 )
-from ocp_scn.fairchem.v1.folders import run_folder
+from ocp_scn.fairchem.v1.finetuning import finetuned_from
+from ocp_scn.fairchem.v1.folders import checkpoint_path
 from ocp_scn.fairchem.v1.keys import check_known
 from ocp_scn.fairchem.v1.loading import check_fit, read_checkpoint
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
@@ -126,7 +127,8 @@ def check_normalizers(config: Mapping[str, Any]) -> None:
     transforms = _splits(config.get("dataset")).get("train", {}).get("transforms") or {}
     scales = configured_scales(transforms.get("normalizer") or {})
     derived = config["model"]["name"] in NAMES and not config["model"].get("direct_forces", True)
-    if derived and scales is not None and _checkpoint_path(config) is None:
+    begins = checkpoint_path(config) is None and finetuned_from(config) is None
+    if derived and scales is not None and begins:
         check_derivatives(config.get("outputs") or {}, scales)
 
 
@@ -226,7 +228,7 @@ def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> Mapping[str, Any
     """Check the checkpoint that a run starts from, if there is one, and return it."""
     if config.get("checkpoint") is None and config["mode"] != "train":
         raise InputError(f"--mode {config['mode']} needs --checkpoint")
-    path = _checkpoint_path(config)
+    path = checkpoint_path(config)
     if path is None:
         return {}
     if not Path(path).is_file():
@@ -243,12 +245,3 @@ def _check_checkpoint(config: Mapping[str, Any], ours: bool) -> Mapping[str, Any
     if "normalizers" not in checkpoint:
         raise InputError(f"--checkpoint {path} is not a checkpoint of fairchem: it has no 'normalizers'")
     return checkpoint
-
-
-def _checkpoint_path(config: Mapping[str, Any]) -> str | None:
-    """Return the checkpoint that a run begins with; a training goes on from the one of its own name."""
-    path: str | None = config.get("checkpoint")
-    if path is None and config.get("timestamp_id"):
-        own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
-        path = str(own) if own.is_file() else None
-    return path

@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,15 @@ def run_folder(run_dir: str, name: str) -> Path:
 def outcome_folder(run_dir: str, name: str, mode: str) -> Path:
     """Return the folder of what a run is for: of a training its checkpoints, of other modes their results."""
     return run_folder(run_dir, name) if mode == "train" else Path(run_dir) / "results" / name
+
+
+def checkpoint_path(config: Mapping[str, Any]) -> str | None:
+    """Return the checkpoint that a run goes on with; a training goes on from the one of its own name."""
+    path: str | None = config.get("checkpoint")
+    if path is None and config.get("timestamp_id"):
+        own = run_folder(config["run_dir"], config["timestamp_id"]) / "checkpoint.pt"
+        path = str(own) if own.is_file() else None
+    return path
 
 
 def claimed_folder(args: Any) -> Path:

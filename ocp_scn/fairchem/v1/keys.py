@@ -37,7 +37,7 @@ _KEYS = {
     "task": "prediction_dtype strict_load set_deterministic_scatter eval_relaxations relax_dataset relax_opt "
     "num_relaxation_batches relaxation_steps relaxation_fmax relax_cell relax_volume save_full_traj "
     "write_pos dataset description type metric labels grad_input primary_metric "
-    "train_on_free_atoms eval_on_free_atoms",
+    "train_on_free_atoms eval_on_free_atoms finetune",
     "task.relax_dataset": _DATA,
     "task.relax_opt": f"{' '.join(OPTIMIZER_KEYS)} name",
     "optim": "batch_size eval_batch_size num_workers load_balancing load_balancing_on_error "

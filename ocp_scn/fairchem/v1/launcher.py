@@ -32,6 +32,7 @@ from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
 from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
 from ocp_scn.fairchem.v1.console import introduce, kept, terminal
+from ocp_scn.fairchem.v1.finetuning import with_checkpoint
 from ocp_scn.fairchem.v1.folders import (
     claim_run_name,
     claimed_folder,
@@ -147,10 +148,16 @@ def run(config: dict[str, Any]) -> None:
     Runner()(config)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run fairchem's command line; return the exit status (2 for bad input)."""
+def main(argv: Sequence[str] | None = None, *, finetune: str | None = None) -> int:
+    """Run fairchem's command line; return the exit status (2 for bad input).
+
+    Args:
+        argv: its words; those of this process if None.
+        finetune: a checkpoint with whose weights a training begins.
+    """
     own, rest = _own_parser().parse_known_args(argv)
     args, overrides = flags.get_parser().parse_known_args(rest)
+    args.finetune = finetune or own.finetune
     if own.trust:
         trust()
     with terminal(everything=own.verbose or args.debug or args.submit):
@@ -162,6 +169,7 @@ def _own_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--trust", action="store_true")
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--finetune")
     return parser
 
 
@@ -169,16 +177,17 @@ def _launch(args: Any, overrides: list[str]) -> int:
     # fairchem's command line looks these up by name when it submits, spawns or runs.
     _cli.Runner, _cli.runner_wrapper = Runner, run
     _cli.AutoExecutor, _cli.create_grid = partial(JobExecutor, cpu=args.cpu), sweep_configs
-    _cli.build_config = partial(build_config, include_paths=_include_paths(args))
     try:
-        for config in _configs(args, overrides):
-            check_run(config)
+        config = load_config(args, overrides)
+        for each in _configs(args, config):
+            check_run(each)
             if not args.submit:
-                check_device(config, args.num_gpus - 1)
+                check_device(each, args.num_gpus - 1)
         claim_run_name(args)
         folder = None
         if not args.debug and not args.submit:
             folder = outcome_folder(args.run_dir, args.timestamp_id, args.mode)
+        _cli.build_config = partial(_build_config, of_checkpoints=config)
         with refusals_as_input_errors(args.logdir), kept(folder):
             _cli.main(args, overrides)
     except InputError as error:
@@ -200,11 +209,10 @@ def _launch(args: Any, overrides: list[str]) -> int:
     return 0
 
 
-def _configs(args: Any, overrides: list[str]) -> list[dict[str, Any]]:
-    """Return the configuration of every run that a command line starts."""
+def _configs(args: Any, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the configuration of every run that a command line with this one starts."""
     if args.submit and shutil.which("srun") is None:
         raise InputError("--submit needs SLURM, but there is no srun on the PATH")
-    config = load_config(args, overrides)
     if args.sweep_yml is None:
         return [config]
     if not args.submit:
@@ -212,11 +220,18 @@ def _configs(args: Any, overrides: list[str]) -> list[dict[str, Any]]:
     return sweep_configs({**config, "timestamp_id": args.timestamp_id or ""}, args.sweep_yml)
 
 
+def _build_config(args: Any, overrides: list[str], *, of_checkpoints: dict[str, Any]) -> dict[str, Any]:
+    """Return fairchem's configuration with the sections that checkpoints have a say in."""
+    sections = {name: of_checkpoints[name] for name in ("model", "task") if name in of_checkpoints}
+    return {**build_config(args, overrides, include_paths=_include_paths(args)), **sections}
+
+
 def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
     """Return the configuration of a command line as fairchem builds it, without its warnings.
 
     Raises:
-        InputError: for a file that cannot be read or an argument that is none.
+        InputError: for a file that cannot be read, an argument that is none, or as
+            :func:`ocp_scn.fairchem.v1.finetuning.with_checkpoint` does.
     """
     unknown = [word for word in overrides if not word.startswith("--") or "=" not in word]
     if unknown:
@@ -227,11 +242,12 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
             raise InputError(f"override {word!r}: nothing reads {section!r}; expected {', '.join(_SECTIONS)}")
     logging.disable(logging.WARNING)  # fairchem builds the configuration again, and warns then
     try:
-        return build_config(args, overrides, include_paths=_include_paths(args))
+        config = build_config(args, overrides, include_paths=_include_paths(args))
     except _NO_CONFIGURATION as error:
         raise InputError(f"--config-yml {args.config_yml} cannot be read: {cause(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
+    return with_checkpoint(config, getattr(args, "finetune", None))
 
 
 def _include_paths(args: Any) -> list[Path]:

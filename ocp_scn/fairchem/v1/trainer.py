@@ -13,7 +13,14 @@ from fairchem.core.common import distutils
 from torch.utils.data import BatchSampler
 
 from ocp_scn.fairchem.batches import BatchSCN
-from ocp_scn.fairchem.training_data import KnownElements, elements_of, sizes_of, warn_of_mean
+from ocp_scn.fairchem.training_data import (
+    KnownElements,
+    elements_of,
+    sizes_of,
+    warn_of_mean,
+    warn_of_new_elements,
+)
+from ocp_scn.fairchem.v1 import finetuning
 from ocp_scn.fairchem.v1.loading import read_checkpoint, reopen_databases
 from ocp_scn.fairchem.v1.relaxations import (
     Relaxed,
@@ -38,9 +45,13 @@ class SCNTrainer(ReportingTrainer):
     """
 
     _started_from: Iterable[int] | None = ()  # elements of the checkpoint; None if that does not say
+    _goes_on = False  # with a checkpoint's training
 
     def train(self, disable_eval_tqdm: bool = False) -> None:
         """Train, and let the checkpoints know the elements of the training data."""
+        finetuned = (self.config["task"] or {}).get(finetuning.KEY)
+        if finetuned is not None and not self._goes_on:
+            self._started_from = finetuning.begin(self, finetuned).elements
         self._mind_elements(None)
         if distutils.is_master():  # which saves
             self._look_at_data()
@@ -53,6 +64,7 @@ class SCNTrainer(ReportingTrainer):
             return
         elements = elements_of(self.train_dataset)
         if elements is not None:
+            warn_of_new_elements(elements, self._started_from)
             self.config[ELEMENTS_KEY] = sorted(elements.union(self._started_from))
 
     def load_checkpoint(
@@ -62,6 +74,7 @@ class SCNTrainer(ReportingTrainer):
         if checkpoint is None:
             checkpoint = read_checkpoint(checkpoint_path, self.device)
         super().load_checkpoint(checkpoint_path, checkpoint, inference_only)
+        self._goes_on = True
         self._started_from = elements = checkpoint.get("config", {}).get(ELEMENTS_KEY)
         if elements is not None:
             strict = self.config["model"].get("strict_elements", False)

@@ -7,6 +7,7 @@ heads; nothing is registered.
 from ocp_scn.fairchem.v2.backbone import SCNBackbone
 from ocp_scn.fairchem.v2.checkpoint import load_inference_model, load_predict_unit, load_tasks
 from ocp_scn.fairchem.v2.data import AseDatabase
+from ocp_scn.fairchem.v2.finetuning import finetuned_model, finetuned_normalizer, finetuned_references
 from ocp_scn.fairchem.v2.heads import ConservativeHead, EnergyHead, ForceHead
 from ocp_scn.fairchem.v2.log import LossLog
 from ocp_scn.fairchem.v2.model import SCNModel
@@ -28,6 +29,9 @@ __all__ = [
     "TrainRunner",
     "TrainingGuard",
     "element_references",
+    "finetuned_model",
+    "finetuned_normalizer",
+    "finetuned_references",
     "float_normalizer",
     "load_inference_model",
     "load_predict_unit",

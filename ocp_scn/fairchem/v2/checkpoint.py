@@ -82,6 +82,19 @@ def load_tasks(checkpoint_location: str | Path) -> list[Any]:
 
 def build(trained: Trained, task_name: str) -> MLIPInferenceCheckpoint:
     """Return a checkpoint whose tasks are TASK_NAME_energy and, with forces, TASK_NAME_forces."""
+    names = ["energy", "forces"] if trained.config.regress_forces else ["energy"]
+    model = model_config(trained, task_name)
+    average = {f"module.{_BACKBONE}{name}": value for name, value in trained.averaged.items()}
+    return MLIPInferenceCheckpoint(
+        model_config=OmegaConf.create(model),
+        model_state_dict={_BACKBONE + name: value for name, value in trained.weights.items()},
+        ema_state_dict={"n_averaged": torch.tensor(0), **average},
+        tasks_config=OmegaConf.create([_task(trained, task_name, name) for name in names]),
+    )
+
+
+def model_config(trained: Trained, task_name: str) -> dict[str, Any]:
+    """Return the configuration of a network's :class:`SCNModel`, with a head for each task."""
     config = trained.config
     names = ["energy", "forces"] if config.regress_forces else ["energy"]
     known = {} if trained.elements is None else {"trained_elements": list(trained.elements)}
@@ -96,13 +109,7 @@ def build(trained: Trained, task_name: str) -> MLIPInferenceCheckpoint:
     if not config.direct_forces:
         model["pass_through_head_outputs"] = True
         model["heads"] = {"derivatives": {"module": f"{_HERE}.ConservativeHead", "prefix": task_name}}
-    average = {f"module.{_BACKBONE}{name}": value for name, value in trained.averaged.items()}
-    return MLIPInferenceCheckpoint(
-        model_config=OmegaConf.create(model),
-        model_state_dict={_BACKBONE + name: value for name, value in trained.weights.items()},
-        ema_state_dict={"n_averaged": torch.tensor(0), **average},
-        tasks_config=OmegaConf.create([_task(trained, task_name, name) for name in names]),
-    )
+    return model
 
 
 def _task(trained: Trained, task_name: str, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.v2.checkpoint import load_predict_unit
 from ocp_scn.fairchem.v2.data import AseDatabase
 from ocp_scn.npz import write_npz
-from ocp_scn.predictions import shard_range, structure_name
+from ocp_scn.predictions import batches, shard_range, structure_name
 
 Prediction = tuple[str, float, np.ndarray | None]  # id, energy in eV, forces (F, 3) of free atoms in eV/Å
 
@@ -80,7 +80,8 @@ class PredictRunner(Runner):
         found: list[Prediction] = []
         ending.watch("nothing is written, and the same command begins anew")
         with tqdm(total=len(mine), position=rank, desc=f"rank {rank}", unit=" systems", disable=None) as bar:
-            for systems in self._batches(dataset, mine):
+            structures = (_structure(dataset, index) for index in mine)
+            for systems in batches(structures, len, self.max_atoms):
                 if ending.number is not None:
                     ending.end(ending.number, silent=not distutils.is_master())
                 found += predict(unit, systems, task_name)
@@ -90,17 +91,6 @@ class PredictRunner(Runner):
             predictions = [prediction for part in gathered for prediction in part]
             write_predictions(self.results, predictions)
             logging.info(f"Wrote predictions of {len(predictions)} systems to {self.results}")
-
-    def _batches(self, dataset: AseDatabase, indices: range) -> Iterator[list[Any]]:
-        batch: list[Any] = []
-        for index in indices:
-            atoms = _structure(dataset, index)
-            if batch and sum(map(len, batch)) + len(atoms) > self.max_atoms:
-                yield batch
-                batch = []
-            batch.append(atoms)
-        if batch:
-            yield batch
 
     def save_state(self, checkpoint_location: str, is_preemption: bool = False) -> bool:
         """Save nothing: predictions begin anew."""

@@ -1,7 +1,8 @@
-"""Element references from a file; the configuration that checkpoints get has their values."""
+"""Element references of a task, from a file or as numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from fairchem.core.modules.normalization.element_references import (
 from ocp_scn.errors import InputError
 from ocp_scn.npz import check_npz
 
-_TARGET = "ocp_scn.fairchem.v2.element_references"
 _VALUES = "fairchem.core.modules.normalization.element_references.ElementReferences"
 
 
@@ -34,6 +34,11 @@ def element_references(file: str | None) -> ElementReferences | None:
     return ElementReferences(found.to(torch.float64).flatten())
 
 
+def references_of(values: Sequence[float] | None) -> ElementReferences | None:
+    """Return the references with these numbers, eV by atomic number; None without."""
+    return None if values is None else ElementReferences(torch.tensor(values, dtype=torch.float64))
+
+
 def task_config(references: Any) -> dict[str, Any]:
     """Return what a task's configuration says of references: numbers in eV by atomic number."""
     values = np.asarray(references, dtype=np.float64).ravel().tolist()
@@ -41,15 +46,3 @@ def task_config(references: Any) -> dict[str, Any]:
         "_target_": _VALUES,
         "element_references": {"_target_": "torch.DoubleTensor", "_args_": [values]},
     }
-
-
-def with_values(config: Any) -> Any:
-    """Return a plain configuration in which values stand for each file of references."""
-    if isinstance(config, list):
-        return [with_values(item) for item in config]
-    if not isinstance(config, dict):
-        return config
-    if config.get("_target_") != _TARGET:
-        return {key: with_values(value) for key, value in config.items()}
-    found = element_references(config["file"])
-    return None if found is None else task_config(found.element_references)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from bisect import bisect
@@ -24,9 +25,9 @@ from ocp_scn.fairchem.finite import check_finite_weights
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
 from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.stop import stop_training
-from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean
+from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean, warn_of_new_elements
+from ocp_scn.fairchem.v2.finetuning import scales_in_use, with_values
 from ocp_scn.fairchem.v2.losses import LabelledLoss
-from ocp_scn.fairchem.v2.references import with_values
 
 
 class TrainingGuard(Callback):
@@ -68,6 +69,8 @@ class TrainingGuard(Callback):
         unit.model.module.backbone.validate_tasks(_get_dataset_to_tasks_map(unit.tasks))
         _check_progress(unit.train_progress, state.train_state)
         if distutils.is_master():  # which writes inference checkpoints
+            if unit.train_progress.num_steps_completed == 0:
+                _log_beginning(unit.job_config.metadata.config_path)
             _complete_configuration(unit, state.train_state.dataloader.dataset.datasets)
         distutils.synchronize()  # every rank reads that configuration when it saves
         unit.model.module.backbone.known = None  # evaluations of a training mind no elements
@@ -155,6 +158,13 @@ def _check_progress(progress: Any, settings: Any) -> None:
             )
 
 
+def _log_beginning(path: str) -> None:
+    """Log what a training takes of the checkpoint that it begins with, if it does."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for line in scales_in_use(config["runner"]["train_eval_unit"]):
+        logging.info(line)
+
+
 def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
     """Write values of references and the trained elements into the configuration that checkpoints get."""
     for task in unit.tasks:
@@ -167,7 +177,9 @@ def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
     known, found = unit.model.module.backbone.known, [elements_of(data_set) for data_set in data_sets]
     parts = [elements for elements in found if elements is not None]
     if len(parts) == len(found) and (known is not None or fine_tuned is None):
-        elements = sorted(set().union(*parts, known.numbers if known else ()))
+        before = known.numbers if known else set()
+        warn_of_new_elements(set().union(*parts), before)
+        elements = sorted(set().union(*parts, before))
         for model in (config["runner"]["train_eval_unit"]["model"], fine_tuned):
             if model is not None and "backbone" in model:
                 model["backbone"]["trained_elements"] = elements
