@@ -15,14 +15,14 @@ from pathlib import Path
 from ocp_scn.options import Parser
 
 EPILOG = """examples:
-  python -m ocp_scn.finetune checkpoint.pt --config configs/s2ef/example/finetune.yml --cpu
-  python -m ocp_scn.finetune inference_ckpt.pt --config configs/fairchem2/s2ef/finetune.yaml max_epochs=5"""
+  ocp-scn finetune checkpoint.pt --config configs/s2ef/example/finetune.yml --cpu
+  ocp-scn finetune inference_ckpt.pt --config configs/fairchem2/s2ef/finetune.yaml max_epochs=5"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
-        prog="python -m ocp_scn.finetune",
+        prog="ocp-scn finetune",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

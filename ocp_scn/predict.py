@@ -38,8 +38,8 @@ from ocp_scn.predictions import batches
 from ocp_scn.unpickling import TRUST_HELP, trust
 
 EPILOG = """examples:
-  python -m ocp_scn.predict checkpoint.pt structures.extxyz -o predicted.extxyz
-  python -m ocp_scn.predict checkpoint.pt datasets/mine/val -o predicted.extxyz --device cuda"""
+  ocp-scn predict checkpoint.pt structures.extxyz -o predicted.extxyz
+  ocp-scn predict checkpoint.pt datasets/mine/val -o predicted.extxyz --device cuda"""
 SUFFIXES = (".extxyz", ".xyz")
 LABEL = "label_"  # before the name of what the input says that a property is
 # Of an extended XYZ file, beside the arrays of a structure.
@@ -266,7 +266,7 @@ def _bar(structures: Iterable[Structure], what: str, total: int | None = None) -
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
-        prog="python -m ocp_scn.predict",
+        prog="ocp-scn predict",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -18,12 +17,6 @@ from ocp_scn_cli import COMMANDS, main
 from tests import HANG
 
 ROOT = Path(__file__).parents[1]
-
-
-def require(name: str) -> None:
-    """Skip the test of a command whose module is not there yet."""
-    if importlib.util.find_spec(COMMANDS[name].module.removesuffix(".__main__")) is None:
-        pytest.skip(f"there is no {COMMANDS[name].module}")
 
 
 def refused(capsys, *words: str) -> str:
@@ -64,7 +57,6 @@ def test_help_names_every_command(capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_helps_are_alike(name, capsys):
     """Those of the commands below a command, too."""
-    require(name)
     waiting = [[name]]
     while waiting:
         words = waiting.pop()
@@ -83,7 +75,6 @@ def test_helps_are_alike(name, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_bad_words_are_refused_in_one_line(name, capsys):
-    require(name)
     line = refused(capsys, name, "--no-such-option")
     assert f"(see ocp-scn {name}" in line
 

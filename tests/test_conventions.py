@@ -567,7 +567,7 @@ def test_c38_places(model):
             find_edges(moved, model.config)
 
 
-def test_c47_fine_tuning(tmp_path):
+def test_c39_fine_tuning(tmp_path):
     path = saved(tmp_path, energy=(-0.5, 2.26), forces=(0.0, 2.26), stress=(0.0, 2.26))
     own, lacking = trainer(tmp_path, AGREE), trainer(tmp_path, None)
     for made, mean in ((own, -6.07), (lacking, -0.5)):
@@ -577,7 +577,7 @@ def test_c47_fine_tuning(tmp_path):
         assert all(torch.equal(value, state[name]) for name, value in made.model.state_dict().items())
 
 
-def test_c48_labels_beside_predictions(tmp_path):
+def test_c40_labels_beside_predictions(tmp_path):
     torch.save(to_fairchem1(trained()), tmp_path / "a.pt")
     atoms = molecule("H2O")
     atoms.calc = SinglePointCalculator(atoms, energy=-14.0, forces=np.ones((3, 3)))

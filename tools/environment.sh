@@ -226,7 +226,7 @@ version=$("$py" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev
 # The stamp's first line says what is installed, its second which checkout is linked, with which kernels.
 old_key='' old_link=''
 key="$version $(cat "$root/requirements/build.txt" "$requirements"/*.txt "${BASH_SOURCE[0]}" | cksum)"
-link="$root $(cat "$root/setup.py" "$root"/ocp_scn/ops/cpu/*.{cpp,h} | cksum)"
+link="$root $(cat "$root"/setup.{py,cfg} "$root"/ocp_scn/ops/cpu/*.{cpp,h} | cksum)"
 if [[ -f $stamp ]]; then
     { read -r old_key; read -r old_link; } <"$stamp" || true
     [[ $old_key == "$key" && $old_link == "$link" ]] && kernels_there && exit

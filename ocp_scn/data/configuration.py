@@ -41,12 +41,11 @@ def write_configuration(args: argparse.Namespace, report: Report, folder: Path) 
     cpu = not torch.cuda.is_available()
     if args.format == "lmdb":
         name, sections = "train.yml", fairchem1.sections(recipe, args.target, references)
-        words = ["python", "main.py", "--mode", "train", "--config-yml", str(args.target / name)]
-        words += ["--run-dir", f"runs/{args.target.name}", *(["--cpu"] if cpu else [])]
+        words = ["--run-dir", f"runs/{args.target.name}", *(["--cpu"] if cpu else [])]
     else:
         name, sections = "train.yaml", fairchem2.sections(recipe, args.target, references, cpu=cpu)
-        words = ["fairchem", "-c", str(args.target / name)]
-    command = shlex.join(words)
+        words = []
+    command = shlex.join(["ocp-scn", "train", "--config", str(args.target / name), *words])
     text = _text([*_header(args, recipe, command), *sections])
     (folder / name).write_text(text, encoding="utf-8")
     return [*_lack_of_validation(recipe, report), f"next: {command}"]
@@ -64,7 +63,7 @@ def _header(args: argparse.Namespace, recipe: Recipe, command: str) -> list[Sect
     weights = SCNConfig.from_settings(recipe.model).num_weights
     return [
         (
-            f"A training on {args.target}, written by python -m ocp_scn.data convert. Paths are those from "
+            f"A training on {args.target}, written by ocp-scn data convert. Paths are those from "
             f"the folder in which it is started:\n  {command}\n"
             f"Sizes are chosen for {recipe.frames:,} training frames of {recipe.atoms:,} atoms: "
             f"{recipe.size.name}, as in {recipe.size.like}, {weights:,} weights. Every key may be changed, "

@@ -43,7 +43,7 @@ _LARGEST_DISTANCE = 5.0  # Å; beyond it every structure has atoms that overlap
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line of ``python -m ocp_scn.data convert``."""
+    """Declare the command line of ``ocp-scn data convert``."""
     parser.add_argument("source", type=Path, help="file, or folder that is searched through")
     parser.add_argument("target", type=Path, help="folder to make")
     parser.add_argument(

@@ -50,7 +50,7 @@ def sections(recipe: Recipe, target: Path, references: str | None) -> list[tuple
 
 
 _OF_MODEL = (
-    "Distances are in Å. python -m ocp_scn.data stats counts neighbours within a cutoff. Forces have a "
+    "Distances are in Å. ocp-scn data stats counts neighbours within a cutoff. Forces have a "
     "readout of their own; direct_forces: False makes them derivatives of the energy (docs/configs.md)."
 )
 _OF_TASK = "The relaxation is that of --mode run-relaxations: steps at most, forces below fmax in eV/Å."

@@ -42,7 +42,7 @@ def sections(
         (_OF_SCALES, _scales(recipe, references)),
         (_of_optimizer(recipe), _optimizer(recipe)),
         (
-            "Distances are in Å. python -m ocp_scn.data stats counts neighbours within a cutoff.",
+            "Distances are in Å. ocp-scn data stats counts neighbours within a cutoff.",
             {"model": model},
         ),
         (

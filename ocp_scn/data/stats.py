@@ -29,15 +29,15 @@ from ocp_scn.options import integer, number
 DESCRIPTION = """Print numbers of a data set: of calculations in any format that convert reads, or of a data
 set that it wrote."""
 EPILOG = """examples:
-  python -m ocp_scn.data stats mine.extxyz
-  python -m ocp_scn.data stats datasets/mine/train --pictures pictures --cutoff 6 --max-num-neighbors 30"""
+  ocp-scn data stats mine.extxyz
+  ocp-scn data stats datasets/mine/train --pictures pictures --cutoff 6 --max-num-neighbors 30"""
 _MIN_DISTANCE = 0.5  # Å; closer atoms overlap, as in convert
 _FURTHEST = 30.0  # Å
 _SHOWN = 10  # bad frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line of ``python -m ocp_scn.data stats``."""
+    """Declare the command line of ``ocp-scn data stats``."""
     cutoff, cap = SMALL.model["cutoff"], SMALL.model["max_num_neighbors"]
     parser.add_argument("source", type=Path, metavar="DATA", help="file, or folder that is searched through")
     parser.add_argument(

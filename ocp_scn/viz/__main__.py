@@ -1,4 +1,4 @@
-"""python -m ocp_scn.viz: a picture of a network's spherical channels."""
+"""ocp-scn viz: a picture of a network's spherical channels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ocp_scn.viz.structures import example, random_network, read_structure
 
 FILE = "spherical_channels.png"
 EPILOG = """examples:
-  python -m ocp_scn.viz -o pictures
-  python -m ocp_scn.viz checkpoint.pt relaxed.traj -o pictures --channel 7 --atoms 30 31 32 --edge 31 30
+  ocp-scn viz -o pictures
+  ocp-scn viz checkpoint.pt relaxed.traj -o pictures --channel 7 --atoms 30 31 32 --edge 31 30
 Without a checkpoint, a small network of random weights is drawn; without a structure, CO on copper."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
-        prog="python -m ocp_scn.viz",
+        prog="ocp-scn viz",
         description="Draw a spherical channel on a structure's atoms, layer by layer, and an edge's taps.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -73,7 +73,7 @@ def random_network() -> SCN:
 
 
 def read_structure(path: Path, index: int) -> Atoms:
-    """Return a structure of a file that ASE or ``python -m ocp_scn.data convert`` reads.
+    """Return a structure of a file that ASE or ``ocp-scn data convert`` reads.
 
     Args:
         path: the file.

@@ -19,11 +19,12 @@ def test_convert_and_train(command: Command, tmp_path: Path) -> None:
     """The command that convert prints last trains, with an override, and errors fall."""
     source = write_calculations(tmp_path / "mine.extxyz", 30)
     printed = command("-m", "ocp_scn.data", "convert", source, tmp_path / "mine").stdout
-    words = shlex.split(printed.splitlines()[-1].removeprefix("next: python "))
+    words = shlex.split(printed.splitlines()[-1].removeprefix("next: ocp-scn "))
     words[words.index("--run-dir") + 1] = str(tmp_path / "run")
     more = ["--optim.max_epochs=25", "--print-every=8", *([] if "--cpu" in words else ["--cpu"])]
-    done = command(*words, *more)
-    lines = re.findall(r"forces_mae: (\S+),.* lr: ", done.stdout + done.stderr)  # of training steps
+    command("-m", "ocp_scn_cli", *words, *more)
+    (log,) = (tmp_path / "run/checkpoints").glob("*/run.log")
+    lines = re.findall(r"forces_mae: (\S+),.* lr: ", log.read_text())  # of training steps
     errors = [float(value) for value in lines]
     assert len(errors) == 25
     assert errors[-1] < 0.5 * errors[0]

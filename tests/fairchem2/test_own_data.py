@@ -16,7 +16,7 @@ from ocp_scn.data.__main__ import main
 from ocp_scn.data.count import count_frames
 from ocp_scn.data.frames import find_files
 from tests.calculations import write_calculations
-from tests.fairchem2.conftest import ROOT, fairchem, losses
+from tests.fairchem2.conftest import ROOT, losses
 
 
 def composed(path: Path) -> dict[str, Any]:
@@ -88,9 +88,9 @@ def test_convert_and_train(command, tmp_path):
     source = write_calculations(tmp_path / "mine.extxyz", 30)
     words = ["-m", "ocp_scn.data", "convert", source, tmp_path / "mine", "--format", "aselmdb"]
     printed = command(*words).stdout
-    config = shlex.split(printed.splitlines()[-1].removeprefix("next: fairchem -c "))
+    words = shlex.split(printed.splitlines()[-1].removeprefix("next: ocp-scn "))
     more = (f"job.run_dir={tmp_path / 'run'}", "job.device_type=CPU", "max_steps=80", "print_every=1")
-    found = losses(fairchem(*config, *more))
+    found = losses(command("-m", "ocp_scn_cli", *words, *more))
     first, last = ([float(found[step][0]) for step in steps] for steps in (range(10), range(70, 80)))
     assert sum(last) < 0.5 * sum(first)
     assert list((tmp_path / "run").glob("*/checkpoints/final/inference_ckpt.pt"))

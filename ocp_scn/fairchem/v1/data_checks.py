@@ -98,7 +98,7 @@ def check_fixed(source: str, index: int, sample: Any) -> None:
         found = f"{type(sample['fixed']).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
         raise InputError(
             f"{source}: sample {index} has a fixed that is a {found}; expected a Tensor of shape {expected} "
-            "(python -m ocp_scn.data convert makes it one)"
+            "(ocp-scn data convert makes it one)"
         )
 
 
