@@ -1,4 +1,4 @@
-"""The examples of docs/ase.md run one after the other, as a reader would run them."""
+"""The examples of docs/ase.md run one after the other, as a reader would run them, and that of README.md."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import torch
+from ase.build import fcc111
 
 from ocp_scn import SCN, SCNConfig
 from ocp_scn.trained import Trained, to_fairchem1
 from tests import HANG
 from tests.test_calculator import DERIVED, SETTINGS, SMOOTH
 
-PAGE = Path(__file__).parents[1] / "docs/ase.md"
+ROOT = Path(__file__).parents[1]
 
 
 def write_checkpoint(path: Path, settings: dict) -> None:
@@ -25,19 +26,32 @@ def write_checkpoint(path: Path, settings: dict) -> None:
     torch.save(to_fairchem1(Trained(settings, weights, weights, DERIVED)), path)
 
 
+def examples(page: str) -> list[str]:
+    return re.findall(r"^```py\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(program: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=HANG
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    (program,) = examples("README.md")
+    (path,) = re.findall(r'SCNCalculator\("(.*)"\)', program)
+    (tmp_path / path).parent.mkdir(parents=True)
+    write_checkpoint(tmp_path / path, SETTINGS)
+    fcc111("Cu", (2, 2, 3), vacuum=8.0, periodic=True).write(tmp_path / "slab.xyz")
+    assert run(program, tmp_path).count("[") == 13  # a matrix of twelve rows
+
+
 def test_the_examples_run(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "checkpoint.pt", SETTINGS)
     write_checkpoint(tmp_path / "smooth.pt", {**SETTINGS, **SMOOTH})
-    examples = re.findall(r"^```py\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(examples) == 7
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(examples)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(" eV\n") == 2
-    assert done.stdout.count(" 1/cm\n") == 1
+    found = examples("docs/ase.md")
+    assert len(found) == 7
+    printed = run("\n".join(found), tmp_path)
+    assert printed.count(" eV\n") == 2
+    assert printed.count(" 1/cm\n") == 1

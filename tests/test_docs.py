@@ -120,7 +120,14 @@ def check_module(module: str, words: list[str]) -> None:
     assert spec is not None, f"no command python -m {module}"
     is_package = spec.submodule_search_locations is not None
     found = importlib.import_module(f"{module}.__main__" if is_package else module)
-    found.build_parser().parse_args(words)
+    if module != "ocp_scn.finetune":
+        found.build_parser().parse_args(words)
+        return
+    args, rest = found.build_parser().parse_known_args(words)  # the rest is that of a training
+    if runs.line_of(ROOT / args.config) == 1:
+        words = ["--mode", "train", "--config-yml", args.config, *rest]
+        _, settings = flags.get_parser().parse_known_args(words)
+        assert all(re.match(r"--[\w.]+=", word) for word in settings)
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("python"))
