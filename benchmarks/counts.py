@@ -156,7 +156,7 @@ def count_on_gpu(variant: str, precision: str) -> dict[str, dict[str, int]]:
 
 
 def results_tables(found: dict[str, dict[str, Any]]) -> str:
-    """Return the tables of what :func:`count` and :func:`count_operators` found."""
+    """Return the tables of what `count` and `count_operators` found."""
     rows = [[variant, *(figures[key] for key in COLUMNS)] for variant, figures in found.items()]
     calls = [
         [

@@ -134,7 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise :class:`InputError` for a device that is not there, or a precision that it has not."""
+    """Raise `InputError` for a device that is not there, or a precision that it has not."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no CUDA device")
     if args.device == "cpu" and args.precision == "tf32":

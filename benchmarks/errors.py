@@ -202,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise :class:`InputError` for what the command cannot do."""
+    """Raise `InputError` for what the command cannot do."""
     if args.systems < 1:
         raise InputError(f"--systems {args.systems}; expected at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Floating-point operations of an SCN forward, counted from its settings; two for each multiplication.
 
-torch's ``FlopCounterMode`` finds the same in a forward, with the :data:`FORMULAS` of the package's operators.
+torch's ``FlopCounterMode`` finds the same in a forward, with the `FORMULAS` of the package's operators.
 """
 
 from __future__ import annotations

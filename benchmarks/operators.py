@@ -29,7 +29,7 @@ COLUMNS = ["operator", "edges", "ms", "ms by definition", "MiB", "bandwidth", "d
 
 
 class Sizes(NamedTuple):
-    """Of a batch and a network: the names are those of :mod:`ocp_scn.ops.reference`."""
+    """Of a batch and a network: the names are those of `ocp_scn.ops.reference`."""
 
     atoms: int
     edges: int

@@ -41,18 +41,18 @@ def measure(
     """Start a process, have it measure, and return what it found.
 
     Args:
-        model: a name that :func:`benchmarks.models.build` knows.
+        model: a name that `benchmarks.models.build` knows.
         call: ``inference`` or ``training``.
         atoms: of each slab, about.
         batch_size: slabs at once.
         threads: of the process.
         device: ``cpu`` or ``cuda``.
-        precision: of matrix products, one of :data:`benchmarks.devices.PRECISIONS`.
+        precision: of matrix products, one of `benchmarks.devices.PRECISIONS`.
         cuda_graphs: the setting of our model.
 
     Returns:
         ``seconds`` of a call (the median of several), ``bytes`` at the peak of a first one, ``parameters``,
-        ``atoms`` and the :data:`RATES`; on a GPU also ``launches`` and ``waits``; for our model ``edges``,
+        ``atoms`` and the `RATES`; on a GPU also ``launches`` and ``waits``; for our model ``edges``,
         needed ``flops`` and ``graph_seconds``.
 
     Raises:

@@ -30,7 +30,7 @@ def slab(size: tuple[int, int, int], seed: int) -> Data:
 
 
 def slabs(num_atoms: int, batch_size: int = 1) -> Batch:
-    """Return a batch of slabs of ``num_atoms``: one of :data:`SIZES`, or about as many in a square cell."""
+    """Return a batch of slabs of ``num_atoms``: one of `SIZES`, or about as many in a square cell."""
     width = round(((num_atoms - 2) / 4) ** 0.5)
     size = SIZES.get(num_atoms, (width, width, 4))
     return Batch.from_data_list([slab(size, seed) for seed in range(batch_size)])

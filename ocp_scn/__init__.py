@@ -1,7 +1,7 @@
 """Spherical Channel Network (SCN) for atomic systems, as a plugin of fairchem.
 
 Importing this package makes ``ocp_scn`` and ``scn`` model names in fairchem-core 1.10 where that
-is installed; without it, the network (:class:`SCN`) works on plain tensors.
+is installed; without it, the network (`SCN`) works on plain tensors.
 """
 
 from importlib.metadata import PackageNotFoundError, version

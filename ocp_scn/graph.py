@@ -69,7 +69,7 @@ def build_graph(
         vec: (E, 3) edge vectors, Å.
         num_resolutions: 1 (all edges near) or 2 (ranks 0..11 near, the rest far).
         max_num_neighbors: edges kept for a target; -1 keeps all.
-        keep_tied_neighbors: keep those as long as the last one too, to :data:`TIE`; near edges likewise.
+        keep_tied_neighbors: keep those as long as the last one too, to `TIE`; near edges likewise.
         counts: (A,) edges of each target, where they are known on the host: then nothing waits for the
             device, ties aside.
     """
@@ -110,5 +110,5 @@ def _below(rank: Tensor, borders: list[int]) -> list[int]:
 
 
 def _below_by_counts(counts: np.ndarray, borders: list[int]) -> list[int]:
-    """Return the same as :func:`_below`, from the number of edges of each target."""
+    """Return the same as `_below`, from the number of edges of each target."""
     return [int(np.minimum(counts, border).sum()) for border in borders]

@@ -128,13 +128,13 @@ class SCN(TableModule):
         Args:
             elements: (A,) atomic numbers, below ``max_num_elements``.
             graph: the edges.
-            frames: (E, 3, 3) edge frames, :func:`ocp_scn.sphere.edge_frames`.
+            frames: (E, 3, 3) edge frames, `ocp_scn.sphere.edge_frames`.
             system: (A,) index of the system each atom belongs to.
             num_systems: B.
 
         Returns:
             (B,) energies and (A, 3) forces (None without a readout of their own;
-            :mod:`ocp_scn.gradients` then makes them of the energies).
+            `ocp_scn.gradients` then makes them of the energies).
         """
         distance = graph.vec.norm(dim=-1)
         radial = self.distance_expansion(distance)  # (E, R)

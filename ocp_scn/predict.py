@@ -200,7 +200,7 @@ def _keep_constraints(frame: Frame, held: np.ndarray) -> None:
 
 
 def _checked(structures: Iterable[Structure], max_num_elements: int) -> Iterator[Structure]:
-    """Yield the structures; raise :class:`InputError` for what can be told without the model."""
+    """Yield the structures; raise `InputError` for what can be told without the model."""
     for structure in structures:
         atoms = structure.atoms
         fault = place_fault(atoms) if len(atoms) else "no atoms"

@@ -42,7 +42,7 @@ class NetworkInput(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor], sizes: tuple[int, ...]) -> NetworkInput:
-        """Return the input from :meth:`tensors` and the number of edges of each resolution."""
+        """Return the input from `tensors` and the number of edges of each resolution."""
         elements, system, cell, source, target, vec, roll = tensors
         return cls(elements, system, cell, Graph(source, target, vec, sizes), roll)
 
@@ -120,7 +120,7 @@ RECORDERS: dict[str, Callable[[Function, Sequence[Tensor]], Function]] = {"cuda"
 class Replays:
     """Recordings of functions for the sizes of their last inputs, from the second time on that a size occurs.
 
-    A recording reads weights where they lie in memory: they may change in place, and call :meth:`clear`
+    A recording reads weights where they lie in memory: they may change in place, and call `clear`
     otherwise. A copy of it, with a copy of the model, begins without any.
     """
 
@@ -135,7 +135,7 @@ class Replays:
         """Return function(tensors).
 
         Args:
-            function: see :class:`Recording`.
+            function: see `Recording`.
             tensors: its inputs.
             setting: what the function depends on beside the tensors.
         """

@@ -60,7 +60,7 @@ def translate_state_dict(model: nn.Module) -> None:
 
 
 def keep_own_names(model: nn.Module) -> None:
-    """Undo :func:`translate_state_dict`, for frameworks that look weights up by the names in a state dict."""
+    """Undo `translate_state_dict`, for frameworks that look weights up by the names in a state dict."""
     hooks = {**model._state_dict_hooks, **model._load_state_dict_pre_hooks}
     for key, hook in hooks.items():
         if getattr(hook, "hook", hook) in (_save, _load):

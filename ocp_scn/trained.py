@@ -27,7 +27,7 @@ class Trained:
     """A trained network.
 
     Attributes:
-        settings: of :class:`SCNConfig`.
+        settings: of `SCNConfig`.
         weights: by the names that they have here.
         averaged: the moving average of the weights, which predicts; the weights where there is none.
         normalizers: mean and rmsd of ``energy`` and ``forces``, in eV and eV/Å.
@@ -131,7 +131,7 @@ def check_settings(found: SCNConfig, wanted: SCNConfig, path: str) -> None:
 
 
 def copy_weights(model: SCN, weights: Mapping[str, Tensor]) -> None:
-    """Give a model the weights of a :class:`Trained`, under the names that they have here."""
+    """Give a model the weights of a `Trained`, under the names that they have here."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(weights[name])

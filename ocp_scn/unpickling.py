@@ -87,7 +87,7 @@ def storage(data: bytes) -> torch.Tensor:
 
 
 def tensor(numbers: Any, offset: int, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
-    """Return a tensor of a :func:`storage`, or of one that torch reads."""
+    """Return a tensor of a `storage`, or of one that torch reads."""
     found = _tensor(numbers, offset, size, stride, *rest)
     stored = found.untyped_storage().nbytes() // found.element_size()
     if found.numel() > max(stored, _MOST_REPEATED):
@@ -148,7 +148,7 @@ KNOWN: dict[tuple[str, str], Any] = {
 
 
 class Unpickler(pickle.Unpickler):
-    """Rebuilds what is known, by module and name, and raises :class:`RefusedError` for everything else."""
+    """Rebuilds what is known, by module and name, and raises `RefusedError` for everything else."""
 
     known: Mapping[tuple[str, str], Any] = KNOWN
 

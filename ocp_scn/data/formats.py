@@ -58,7 +58,7 @@ def writer(kind: str) -> MakeWriter:
 
 
 def read_ase_lmdb(files: Iterable[Path]) -> Iterator[tuple[Atoms, dict[str, Any]]]:
-    """Yield the rows of ASE-LMDB files, see :func:`ocp_scn.data.aselmdb.read_rows`.
+    """Yield the rows of ASE-LMDB files, see `ocp_scn.data.aselmdb.read_rows`.
 
     Raises:
         InputError: if this environment has not what it takes.

@@ -86,7 +86,7 @@ def find_files(source: Path) -> list[Path]:
 
 
 def foreign_files(source: Path) -> list[Path]:
-    """Return the files of a folder that :func:`find_files` leaves out, those apart that go with others."""
+    """Return the files of a folder that `find_files` leaves out, those apart that go with others."""
     if source.is_file():
         return []
     files = sorted(path for path in source.rglob("*") if path.is_file())
@@ -137,7 +137,7 @@ def read_frames(
     energy), or else from the file's name and the frame's position.
 
     Args:
-        files: those of :func:`find_files`.
+        files: those of `find_files`.
         source: the folder in which they were found, from which their names count.
         keys: names of the labels.
         sids_by_file: put a file's name before each ``sid`` that is in it.

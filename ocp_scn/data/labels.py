@@ -36,7 +36,7 @@ class Labels:
         energy: eV, or None.
         forces: (n, 3) eV/Å, or None.
         targets: ``stress`` (6,) eV/Å³ in ASE's order and sign, ``pos_relaxed`` (n, 3) Å, energies in eV; and
-            ``virial`` (6,) eV where it is no stress, for :func:`virial_fault` to say why.
+            ``virial`` (6,) eV where it is no stress, for `virial_fault` to say why.
         others: names of what is none of these.
     """
 

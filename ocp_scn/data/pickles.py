@@ -1,6 +1,6 @@
 """Samples of fairchem-core 1's LMDB files, read without fairchem 1, PyTorch Geometric, or trust.
 
-The files are pickles, of which :mod:`ocp_scn.unpickling` rebuilds arrays, tensors and containers, and graphs
+The files are pickles, of which `ocp_scn.unpickling` rebuilds arrays, tensors and containers, and graphs
 of PyTorch Geometric as plain stand-ins; anything else is refused.
 """
 

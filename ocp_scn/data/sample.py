@@ -245,7 +245,7 @@ def make_sample(
             ``test_ood_cat`` (metals) and ``test_ood_both``; the other splits stay what they are.
         overwrite: replace an existing folder.
         progress: show a bar, on a terminal.
-        kind: of the files, see :func:`ocp_scn.data.formats.writer`.
+        kind: of the files, see `ocp_scn.data.formats.writer`.
 
     Raises:
         InputError: for too few systems, a negative number, or a target that exists.

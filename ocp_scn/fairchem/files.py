@@ -115,7 +115,7 @@ class SizeGuard:
         self._size = path.stat().st_size
 
     def check(self) -> None:
-        """Raise :class:`InputError` if the file has another size than at first, or is gone."""
+        """Raise `InputError` if the file has another size than at first, or is gone."""
         try:
             size = self._path.stat().st_size
         except FileNotFoundError:

@@ -21,7 +21,7 @@ _MAX_PAIRS = 2**21
 
 
 def check_images(systems: Systems, radius: float, name: Callable[[int], str] = "system {}".format) -> None:
-    """Raise :class:`InputError`, with the system's ``name``, for what :func:`image_fault` finds."""
+    """Raise `InputError`, with the system's ``name``, for what `image_fault` finds."""
     found = image_fault(systems, radius)
     if found is not None:
         raise InputError(f"{name(found[0])}: {found[1]}")
@@ -82,7 +82,7 @@ def coincidence(systems: Systems, distance: float = MIN_DISTANCE) -> tuple[int, 
     """Return two atoms (indices in the batch) closer than a distance in Å, if any; images count.
 
     Args:
-        systems: wrapped into their cells; :func:`image_fault` finds none for this distance.
+        systems: wrapped into their cells; `image_fault` finds none for this distance.
         distance: Å.
     """
     source, offset = image_atoms(systems, distance)

@@ -52,7 +52,7 @@ def checked_systems(data: Any, config: SCNConfig, known: KnownElements | None) -
 
 
 def check_mixed(config: SCNConfig, systems: Systems) -> None:
-    """Raise :class:`InputError` if systems that are searched together differ in their periodic directions."""
+    """Raise `InputError` if systems that are searched together differ in their periodic directions."""
     if config.use_pbc_single or (systems.periodic == systems.periodic[:1]).all():
         return
     raise InputError(
@@ -68,7 +68,7 @@ def has_tiny_cells(systems: Systems) -> bool:
 
 
 def check_places(data: Any, systems: Systems) -> None:
-    """Raise :class:`InputError` if two atoms are at one place, periodic images included."""
+    """Raise `InputError` if two atoms are at one place, periodic images included."""
     pair = coincidence(systems)
     if pair is not None:
         first, second = pair

@@ -26,7 +26,7 @@ def out_of_memory(error: BaseException, model: Any, batch: Any, setting: str) ->
     """Return what an error means to a user.
 
     Args:
-        error: for which :func:`is_out_of_memory` holds; what its frames hold is given up.
+        error: for which `is_out_of_memory` holds; what its frames hold is given up.
         model: of the run.
         batch: that was computed; None before the first one.
         setting: says which one to lower, with its value.

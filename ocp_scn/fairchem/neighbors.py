@@ -62,7 +62,7 @@ def find_edges(data: Any, config: SCNConfig, search: Search | None = None) -> tu
 
     Which atoms are neighbours is decided as fairchem's radius graph does, in float32; the vectors
     are computed anew from positions and cell in their own precision, and gradients flow through
-    them. With ``keep_tied_neighbors``, :func:`build_graph` applies the cap, where the vectors are known.
+    them. With ``keep_tied_neighbors``, `build_graph` applies the cap, where the vectors are known.
 
     Args:
         data: fairchem's batch.

@@ -36,7 +36,7 @@ def nearest(pairs: Pairs, max_num_neighbors: int, groups: Sequence[int], *, stab
 
 
 def _nearest(target: Tensor, distance2: Tensor, counts: np.ndarray, cap: int, stable: bool) -> Tensor:
-    """Return :func:`nearest` of one group, whose atoms count from 0."""
+    """Return `nearest` of one group, whose atoms count from 0."""
     width, device = int(counts.max(initial=0)), target.device
     index = torch.arange(len(target), device=device)
     if not 0 < cap < width:

@@ -191,7 +191,7 @@ def _distances2(
 
 
 def _shifts(offset: np.ndarray, systems: Systems, system: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return offset @ cell in the parts (3, E) of :func:`_parts`.
+    """Return offset @ cell in the parts (3, E) of `_parts`.
 
     Shifts up to half a block are rounded as a matrix product in float32 is with multiply-and-add.
     """

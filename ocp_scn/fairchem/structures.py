@@ -71,7 +71,7 @@ def structure_fault(atoms: Atoms, *, max_num_elements: int, min_distance: float)
 
 
 def system_of(atoms: Atoms) -> Systems:
-    """Return atoms that :func:`place_fault` finds nothing wrong with as one system, inside its cell."""
+    """Return atoms that `place_fault` finds nothing wrong with as one system, inside its cell."""
     return Systems(
         pos=atoms.positions,
         cell=_complete(atoms)[None],

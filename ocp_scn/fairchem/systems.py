@@ -32,7 +32,7 @@ class Systems:
         cell: (B, 3, 3) cell vectors in rows, Å.
         natoms: (B,) number of atoms.
         periodic: (B, 3) whether images lie along each cell vector.
-        moved: (A, 3) whole cells by which :meth:`wrapped` moved each atom, integers: it was at
+        moved: (A, 3) whole cells by which `wrapped` moved each atom, integers: it was at
             pos + moved @ cell.
     """
 
@@ -93,7 +93,7 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
 
 
 def fetch(pos: Tensor, cell: Tensor, natoms: Tensor, pbc: Tensor | None, *others: Tensor) -> list[Any]:
-    """Return :class:`Systems`, as they are, and other tensors as float64 arrays, in one transfer.
+    """Return `Systems`, as they are, and other tensors as float64 arrays, in one transfer.
 
     Args:
         pos: (A, 3) Å, float32 or float64.
@@ -118,7 +118,7 @@ def fetch(pos: Tensor, cell: Tensor, natoms: Tensor, pbc: Tensor | None, *others
 
 
 def check_cells(systems: Systems, name: Callable[[int], str] = "system {}".format) -> None:
-    """Raise :class:`InputError`, with the system's ``name``, for what :func:`cell_fault` finds."""
+    """Raise `InputError`, with the system's ``name``, for what `cell_fault` finds."""
     lacking = _without_vector(systems.cell, systems.periodic).any(1)
     wrong = (lacking | (systems.flat & systems.periodic.any(1))) & (systems.natoms > 0)
     if wrong.any():

@@ -76,7 +76,7 @@ class GridAggregation(TableModule):
 
 
 class _Update(NamedTuple):
-    """What :class:`GridAggregation` computes, some atoms at a time.
+    """What `GridAggregation` computes, some atoms at a time.
 
     Shapes are those of dim = 0, with coefficients and grid points ahead of atoms; with dim = 1, behind.
     """
@@ -176,7 +176,7 @@ class _Update(NamedTuple):
         return [of_bands.flatten(0, 1).mT for of_bands in reversed(sums.unbind())]
 
     def _weight_of_bands(self, of_bands: Sequence[Tensor]) -> Tensor:
-        """Return the derivative by the weight from those (in, out) by :meth:`_maps_of_bands`."""
+        """Return the derivative by the weight from those (in, out) by `_maps_of_bands`."""
         if len(of_bands) == 1:
             return of_bands[0].mT
         sums = list(itertools.accumulate(of_map.unflatten(0, (2, -1)) for of_map in of_bands))

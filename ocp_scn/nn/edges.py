@@ -81,7 +81,7 @@ def split_edges(
 
 
 def _by_atom(atom: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``order`` and ``starts`` of :class:`Ends`, from the ends' atoms (E', n) and 0..A."""
+    """Return ``order`` and ``starts`` of `Ends`, from the ends' atoms (E', n) and 0..A."""
     in_order, order = torch.sort(atom.flatten(), stable=True)
     return order, torch.searchsorted(in_order, atoms)
 

@@ -86,7 +86,7 @@ class MessageBlock(nn.Module):
         return [tensor for fc in maps for tensor in (fc.weight, fc.bias)]
 
     def forward(self, x: Tensor, features: Tensor, edges: Edges) -> Tensor:
-        """Return :func:`sum_messages` of this resolution alone: (A, (lmax + 1)**2, C')."""
+        """Return `sum_messages` of this resolution alone: (A, (lmax + 1)**2, C')."""
         return sum_messages([self], x, [features], [edges])
 
 
@@ -112,7 +112,7 @@ def sum_messages(
 
 
 class _Messages(NamedTuple):
-    """The step that :func:`sum_messages` takes."""
+    """The step that `sum_messages` takes."""
 
     settings: list[MessageSetting]
 

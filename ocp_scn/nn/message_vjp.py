@@ -116,7 +116,7 @@ def message_vjp(
             they are kept.
         needed: whether signals, features and Wigner matrices need one; weights always do.
         x: (A, K', C') signals.
-        tensors: of each resolution, as :func:`by_resolution` takes them.
+        tensors: of each resolution, as `by_resolution` takes them.
     """
     left, sums = iter(kept), None
     found: list[Tensor | None] = [None] * len(tensors)

@@ -43,7 +43,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def product_(out: Tensor, a: Tensor, b: Tensor, *, add: bool) -> None:
-    """Overwrite ``out`` (M, N) by :func:`product`, or add that to it; no derivative is recorded."""
+    """Overwrite ``out`` (M, N) by `product`, or add that to it; no derivative is recorded."""
     if out.dtype != a.dtype or _takes_onednn(a, b):
         found = product(a, b)
         out.add_(found) if add else out.copy_(found)
@@ -54,7 +54,7 @@ def product_(out: Tensor, a: Tensor, b: Tensor, *, add: bool) -> None:
 
 
 def plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """Return total + :func:`product` in the total's memory; the product itself if there is no total yet."""
+    """Return total + `product` in the total's memory; the product itself if there is no total yet."""
     if total is None:
         return product(a, b)
     product_(total, a, b, add=True)

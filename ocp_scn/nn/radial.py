@@ -98,7 +98,7 @@ class EdgeFeatures(nn.Module):
 
 
 class _Features(NamedTuple):
-    """What :class:`EdgeFeatures` computes, for edges between some elements."""
+    """What `EdgeFeatures` computes, for edges between some elements."""
 
     source: Tensor
     target: Tensor

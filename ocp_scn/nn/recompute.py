@@ -19,7 +19,7 @@ class Step(Protocol):
 
         Args:
             inputs: the tensors.
-            keep: ``keep``, a list for what :meth:`vjp` shall not compute again; nothing in it is overwritten.
+            keep: ``keep``, a list for what `vjp` shall not compute again; nothing in it is overwritten.
         """
 
     def vjp(
@@ -29,7 +29,7 @@ class Step(Protocol):
 
         Args:
             gradient: derivative by the result.
-            kept: what :meth:`forward` kept.
+            kept: what `forward` kept.
             needed: whether each of the inputs needs one.
             inputs: the tensors.
         """

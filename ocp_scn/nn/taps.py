@@ -40,11 +40,11 @@ class Taps(TableModule):
         scalars: whether signals have the coefficient (0, 0) only.
     """
 
-    mixing: Tensor  # (T, 1 + 2 M), of the sums; see :func:`ocp_scn.ops.reference.gate`
-    cos: Tensor  # (T, S), how taps are rolled back; see :func:`ocp_scn.ops.reference.tap_mean`
+    mixing: Tensor  # (T, 1 + 2 M), of the sums; see `ocp_scn.ops.reference.gate`
+    cos: Tensor  # (T, S), how taps are rolled back; see `ocp_scn.ops.reference.tap_mean`
     sin: Tensor  # (T, S)
     opposite: Tensor  # (S,)
-    row: Tensor  # (2, S, 3), where both ends' coefficients lie; see :mod:`ocp_scn.ops.reference`
+    row: Tensor  # (2, S, 3), where both ends' coefficients lie; see `ocp_scn.ops.reference`
     blocks: Tensor | None  # order in which the map's columns, in 2 S blocks, are taken
 
     def __init__(self, lmax: int, mmax: int, num_taps: int, *, scalars: bool = False) -> None:
@@ -127,7 +127,7 @@ class Taps(TableModule):
         return v.view(len(values) * self.num_kept, len(bias) // self.num_kept)
 
     def average_vjp(self, gradient: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Return the derivative by the values from that (E S, C) by :meth:`average`."""
+        """Return the derivative by the values from that (E S, C) by `average`."""
         if self.plain:
             return ops.bias_silu_backward(gradient.view_as(values), values, bias)
         gradient = gradient.view(len(values), self.num_kept, gradient.shape[1])
@@ -137,7 +137,7 @@ class Taps(TableModule):
 
     @property
     def num_mixed(self) -> int:
-        """How many tensors :meth:`first_map` returns."""
+        """How many tensors `first_map` returns."""
         return self.part_of[-1] + 1
 
     def maps(self, weight: Tensor) -> Iterator[Tensor]:
@@ -187,7 +187,7 @@ class Taps(TableModule):
     def first_map_vjp(
         self, v: Tensor, maps: Iterable[Tensor], gradients: Sequence[Tensor], totals: list[Tensor | None]
     ) -> Tensor:
-        """Return the derivative by v from those by :meth:`first_map`; add those by the maps to ``totals``.
+        """Return the derivative by v from those by `first_map`; add those by the maps to ``totals``.
 
         Args:
             v: (E 2 S', C) as there.

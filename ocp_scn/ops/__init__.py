@@ -1,7 +1,7 @@
 """The fused operators of the network: what torch's own ones compute too slowly.
 
 They are operators of torch (``torch.ops.ocp_scn``), with derivatives of first and second order. Their
-definitions, and the meaning of the arguments, are in :mod:`ocp_scn.ops.reference`, which runs on every device
+definitions, and the meaning of the arguments, are in `ocp_scn.ops.reference`, which runs on every device
 and in every dtype; CPUs have code in C++ and NVIDIA's GPUs in Triton.
 """
 

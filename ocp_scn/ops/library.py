@@ -1,7 +1,7 @@
 """The operators as torch knows them: schemas, shapes without data, derivatives of first and second order.
 
-:mod:`ocp_scn.ops.reference` defines what they compute and runs everywhere; :mod:`ocp_scn.ops.cpu` and
-:mod:`ocp_scn.ops.triton` register faster code for a device.
+`ocp_scn.ops.reference` defines what they compute and runs everywhere; `ocp_scn.ops.cpu` and
+`ocp_scn.ops.triton` register faster code for a device.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Rotations between atoms and edge frames are one trilinear form,
     T(v, D, x) = sum over edges e, ends j, kept coefficients s, coefficients k and channels c of
                  v[r(e, j, s), c] D_e[s, k] x[atom[e, j], k, c],
 
-whose derivatives by v, x and D are :func:`node_to_edge`, :func:`edge_to_node` and :func:`wigner_gradient`.
+whose derivatives by v, x and D are `node_to_edge`, `edge_to_node` and `wigner_gradient`.
 The derivatives of each of the three are the other two.
 
 Shapes: A atoms, E edges with n ends (one or both), S coefficients with \\|m\\| <= mmax of degrees up to
@@ -82,7 +82,7 @@ def edge_to_node_(
     lmax: int,
     mmax: int,
 ) -> None:
-    """Add what :func:`edge_to_node` returns to sums (A, K, C)."""
+    """Add what `edge_to_node` returns to sums (A, K, C)."""
     dense = dense_wigner(wigner, lmax, mmax)
     values = v[rows_of_edges(row, atom.shape[0])].to(wigner.dtype)  # (E, n, S, C)
     with torch.autocast(v.device.type, enabled=False):
@@ -154,7 +154,7 @@ def bias_silu(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def bias_silu_(x: Tensor, bias: Tensor | None) -> None:
-    """Overwrite x by :func:`bias_silu` of it."""
+    """Overwrite x by `bias_silu` of it."""
     x.copy_(bias_silu(x, bias))
 
 
@@ -181,7 +181,7 @@ def gate(first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, ga
 def gate_backward(
     gradient: Tensor, first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, gate_bias: Tensor
 ) -> list[Tensor]:
-    """Return the derivatives by each of ``first``, and by ``gate``, from that by :func:`gate`."""
+    """Return the derivatives by each of ``first``, and by ``gate``, from that by `gate`."""
     silu, dtype = torch.nn.functional.silu, wide(gate)
     gradient = gradient.to(dtype)
     mixed, opening = mix(first, mixing) + bias.to(dtype), biased(gate, gate_bias)
@@ -210,7 +210,7 @@ def tap_mean(values: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, opposite: T
 def tap_mean_backward(
     gradient: Tensor, values: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, opposite: Tensor
 ) -> Tensor:
-    """Return the derivative by ``values``, from that (E, S, C) by :func:`tap_mean`."""
+    """Return the derivative by ``values``, from that (E, S, C) by `tap_mean`."""
     spread = roll_forth(gradient.to(wide(values)), cos, sin, opposite)
     return (spread.flatten(2) * slope(biased(values, bias))).to(values.dtype)
 
@@ -264,6 +264,6 @@ def roll_back(rolled: Tensor, cos: Tensor, sin: Tensor, opposite: Tensor) -> Ten
 
 
 def roll_forth(gradient: Tensor, cos: Tensor, sin: Tensor, opposite: Tensor) -> Tensor:
-    """Return the transpose of :func:`roll_back`: (E, T, S, C) of (E, S, C)."""
+    """Return the transpose of `roll_back`: (E, T, S, C) of (E, S, C)."""
     cos, sin = cos.to(gradient.dtype), sin.to(gradient.dtype)
     return cos[:, :, None] * gradient[:, None] + sin[:, :, None] * gradient[:, None, opposite]

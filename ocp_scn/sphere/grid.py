@@ -52,7 +52,7 @@ def grid_to_coefficients(lmax: int, resolution: int = 0) -> Tensor:
         resolution: latitudes; 0 means 2 (lmax + 1).
 
     Returns:
-        ((lmax + 1)**2, G), float64, the left inverse of :func:`coefficients_to_grid`.
+        ((lmax + 1)**2, G), float64, the left inverse of `coefficients_to_grid`.
     """
     shape = grid_points_shape(lmax, resolution)
     with default_dtype(torch.float64):

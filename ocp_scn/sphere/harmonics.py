@@ -45,14 +45,14 @@ def spherical_harmonics(points: Tensor, lmax: int, mmax: int | None = None) -> T
         mmax: largest kept |order|, inclusive; None keeps all orders.
 
     Returns:
-        (..., S) values in the order of :func:`kept_orders`; S = (lmax + 1)**2 if ``mmax`` is None.
+        (..., S) values in the order of `kept_orders`; S = (lmax + 1)**2 if ``mmax`` is None.
     """
     x, y, z = points.unsqueeze(-2).unbind(-1)
     return harmonics_in_rows(x, y, z, lmax, mmax).squeeze(-1)
 
 
 def harmonics_in_rows(x: Tensor, y: Tensor, z: Tensor, lmax: int, mmax: int | None = None) -> Tensor:
-    """Return :func:`spherical_harmonics` of points x, y, z (..., P), harmonic by harmonic: (..., S, P)."""
+    """Return `spherical_harmonics` of points x, y, z (..., P), harmonic by harmonic: (..., S, P)."""
     mmax = lmax if mmax is None else min(mmax, lmax)
     a, b, starts, column, azimuth, norm = _recurrence(lmax, mmax, y.dtype, y.device)
     x, y, z = x.unsqueeze(-2), y.unsqueeze(-2), z.unsqueeze(-2)  # (..., 1, P)

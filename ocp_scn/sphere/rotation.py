@@ -88,7 +88,7 @@ def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
 
 
 def packed_wigner(frames: Tensor, lmax: int, mmax: int) -> Tensor:
-    """Return the numbers (E, B) of :func:`wigner_rows`, block after block.
+    """Return the numbers (E, B) of `wigner_rows`, block after block.
 
     D_l(R) maps Y_l(p) to Y_l(R p) for every point p. With a few fixed points P, spread well over
     the sphere, D_l(R) = Y_l(R P)^T pinv(Y_l(P))^T: a polynomial in the entries of R.
@@ -107,7 +107,7 @@ def _fit(frames: Tensor, points: Tensor, inverse: Tensor, places: Tensor, lmax: 
 
 
 def dense_rows(rows: Sequence[Tensor]) -> Tensor:
-    """Return the blocks of :func:`wigner_rows` as one block-diagonal matrix (E, S, (L + 1)**2)."""
+    """Return the blocks of `wigner_rows` as one block-diagonal matrix (E, S, (L + 1)**2)."""
     size = len(rows) ** 2
     padded = [pad(block, (degree**2, size - (degree + 1) ** 2)) for degree, block in enumerate(rows)]
     return torch.cat(padded, dim=1)

@@ -15,7 +15,7 @@ def structure_faults(split: str, arrays: Arrays, data_sets: Mapping[str, Structu
 
     Args:
         split: name of the split.
-        arrays: its arrays, free of the faults that :func:`~ocp_scn.arrays.shape_faults` finds.
+        arrays: its arrays, free of the faults that `ocp_scn.arrays.shape_faults` finds.
         data_sets: the structures of every split, in which foreign ids are looked for.
     """
     ids, here = arrays["ids"], data_sets[split]

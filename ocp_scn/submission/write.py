@@ -24,7 +24,7 @@ def write_file(
     results: Mapping[str, Sequence[Path]],
     data_sets: Mapping[str, Structures] | None = None,
 ) -> Findings:
-    """Write a file that :func:`check_file` finds nothing wrong with, or none; return what it has.
+    """Write a file that `check_file` finds nothing wrong with, or none; return what it has.
 
     Args:
         path: the npz file.

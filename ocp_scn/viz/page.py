@@ -18,7 +18,7 @@ _DPI, _FINER = 150, 2  # of the file, and how much finer it is painted: paint() 
 
 
 class Page:
-    """A figure of the width :data:`WIDTH`.
+    """A figure of the width `WIDTH`.
 
     Args:
         height: inches.

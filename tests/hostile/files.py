@@ -31,8 +31,8 @@ class Kind:
     Attributes:
         file: its path in a folder.
         make: writes a good one, and what goes with it, into a folder.
-        command: reads it; one of :data:`COMMANDS`.
-        damages: what is done to it beside :data:`damages.ANY`.
+        command: reads it; one of `COMMANDS`.
+        damages: what is done to it beside `damages.ANY`.
         hidden: damages that the format cannot show, as it has no checksums.
     """
 
@@ -140,7 +140,7 @@ def judge(case: Case, good: Path, expected: str | None, folder: Path, random: np
 
     Args:
         case: the case.
-        good: the folder with the good file, of :func:`make`.
+        good: the folder with the good file, of `make`.
         expected: checksum of what is read from it; None to find that out (``why`` of the verdict).
         folder: an empty one, to work in.
         random: of the damage.

@@ -72,7 +72,7 @@ def judge(structure: Structure, network: SphericalChannelNetwork, random: np.ran
 
     Args:
         structure: the case.
-        network: one of :func:`networks`, of the structure's precision where there is one.
+        network: one of `networks`, of the structure's precision where there is one.
         random: draws the permutation, the shift, and so on, which have to leave the energy as it is.
     """
     data = Batch.from_data_list([structure.data()])

@@ -38,7 +38,7 @@ GOOD = ("correct", "refused", "unseen")
 
 
 class Verdict(NamedTuple):
-    """What became of a case: one of :data:`OUTCOMES`, and why."""
+    """What became of a case: one of `OUTCOMES`, and why."""
 
     outcome: str
     why: str = ""
@@ -50,7 +50,7 @@ def attempt(
     """Return the verdict of ``judge``, which a fork of this process calls within the limits.
 
     Args:
-        judge: runs what is under test in :func:`under_test`, and says what came of it.
+        judge: runs what is under test in `under_test`, and says what came of it.
         seconds: of a processor, for what is under test.
         memory: bytes beyond those of this process, for the same.
         quiet: nothing that it prints is shown.

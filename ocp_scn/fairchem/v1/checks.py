@@ -1,6 +1,6 @@
 """Look at a run's configuration, data and checkpoint before fairchem starts anything.
 
-Each function raises :class:`InputError` with one line that names what was found.
+Each function raises `InputError` with one line that names what was found.
 """
 
 from __future__ import annotations

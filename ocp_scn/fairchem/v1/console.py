@@ -109,10 +109,10 @@ def _take_over_torch() -> dict[logging.Logger, list[logging.Handler]]:
 
 @contextmanager
 def kept(folder: Path | None, rank: int = 0) -> Iterator[None]:
-    """Append what this process logs, and has logged since :func:`terminal`, to the log of its rank.
+    """Append what this process logs, and has logged since `terminal`, to the log of its rank.
 
     Args:
-        folder: of :func:`outcome_folder`; None keeps nothing. Where a log is kept already, nothing changes.
+        folder: of `outcome_folder`; None keeps nothing. Where a log is kept already, nothing changes.
         rank: the first rank's is ``run.log``, as is that of the process that launches ranks.
     """
     root = logging.getLogger()

@@ -111,7 +111,7 @@ def begin(trainer: Any, path: str) -> Trained:
     The averaged weights are taken, where there are some. Everything else of a training begins anew.
 
     Raises:
-        InputError: as :func:`read` does.
+        InputError: as `read` does.
     """
     trained = read(path)
     copy_weights(trainer._unwrapped_model, trained.averaged)

@@ -19,7 +19,7 @@ class Interruption:
 
     submitit answers it at once, wherever the process is: in the middle of the optimiser's step, in an
     evaluation with averaged weights, or in a process that only loads data. Here the signal is noted,
-    and the loop over batches calls :meth:`answer`.
+    and the loop over batches calls `answer`.
     """
 
     def __init__(self) -> None:

@@ -231,7 +231,7 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
 
     Raises:
         InputError: for a file that cannot be read, an argument that is none, or as
-            :func:`ocp_scn.fairchem.v1.finetuning.with_checkpoint` does.
+            `ocp_scn.fairchem.v1.finetuning.with_checkpoint` does.
     """
     unknown = [word for word in overrides if not word.startswith("--") or "=" not in word]
     if unknown:

@@ -61,7 +61,7 @@ def to_graph(atoms: Atoms, **properties: Any) -> Data:
 
 
 def open_data_set(source: str) -> ShardedLmdbDataset:
-    """Return a data set whose samples :func:`read_sample` reads.
+    """Return a data set whose samples `read_sample` reads.
 
     Raises:
         InputError: for a data set that does not exist or cannot be read.
@@ -121,7 +121,7 @@ class LmdbWriter:
         )
 
     def write(self, atoms: Atoms, **properties: Any) -> None:
-        """Append a structure with properties, see :func:`to_graph`."""
+        """Append a structure with properties, see `to_graph`."""
         self.add(to_graph(atoms, **properties))
 
     def add(self, data: Data) -> None:

@@ -18,7 +18,7 @@ from ocp_scn.fairchem.batches import BatchSCN
 class SphericalChannelNetwork(BatchSCN, GraphModelMixin):
     """SCN as a model of fairchem-core 1.10: batches in, a dictionary of predictions out.
 
-    Takes the settings of :class:`ocp_scn.config.SCNConfig` as keywords. While training, the roll of
+    Takes the settings of `ocp_scn.config.SCNConfig` as keywords. While training, the roll of
     every edge is drawn uniformly at each call; in evaluation it is 0, so the same input gives the
     same bits (``training_roll`` and ``evaluation_roll`` change either).
 

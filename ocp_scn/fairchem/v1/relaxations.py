@@ -79,7 +79,7 @@ class CompleteLBFGS(LBFGS):
 
     fairchem writes the systems that go on, after each step: for one that has just converged the last
     frame is missing, and one that needs no step has none at all. Names of files are those of
-    :func:`~ocp_scn.predictions.file_name`: no system's trajectory leaves the folder.
+    `ocp_scn.predictions.file_name`: no system's trajectory leaves the folder.
     """
 
     _moved: torch.Tensor | None = None  # systems that differ from their last frame; None: no frame yet
@@ -116,8 +116,8 @@ def relax(trainer: Any, systems: Sequence[Data], settings: dict[str, Any]) -> di
     Args:
         trainer: fairchem's trainer with the model, which has to predict energy and forces.
         systems: initial structures with distinct ``sid``.
-        settings: those of :func:`relaxation_settings`, with a ``relax_opt.traj_dir`` for ``SID.traj``;
-            the name is that of :func:`~ocp_scn.predictions.file_name`.
+        settings: those of `relaxation_settings`, with a ``relax_opt.traj_dir`` for ``SID.traj``;
+            the name is that of `ocp_scn.predictions.file_name`.
 
     Returns:
         The relaxed systems by their names.
@@ -161,7 +161,7 @@ def write_relaxed(path: Path, systems: Mapping[str, Relaxed]) -> None:
 
 
 def read_relaxed(path: Path) -> dict[str, Relaxed]:
-    """Read what :func:`write_relaxed` wrote.
+    """Read what `write_relaxed` wrote.
 
     Raises:
         InputError: for a file that cannot be read, one without energies, such as fairchem's own, or an id
@@ -178,7 +178,7 @@ def read_relaxed(path: Path) -> dict[str, Relaxed]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what :meth:`Results.claim` wrote of a run's relaxations.
+    """Read what `Results.claim` wrote of a run's relaxations.
 
     Raises:
         InputError: for a file that cannot be read or is another one.
@@ -211,9 +211,9 @@ class Results:
         """Check that what is here was relaxed in the same way; ``write`` the record of a new run.
 
         Args:
-            settings: of :func:`relaxation_settings`.
+            settings: of `relaxation_settings`.
             data: ``src`` of the data set, and its ``shard`` and ``total_shards`` if it has any.
-            weights: of :func:`weights_digest`.
+            weights: of `weights_digest`.
             write: whether this process writes the record.
 
         Raises:

@@ -1,6 +1,6 @@
 """SCN in fairchem-core 2 (2.24), which finds the classes here by dotted path.
 
-A configuration's model section names :class:`SCNModel`, its backbone :class:`SCNBackbone` and one of the
+A configuration's model section names `SCNModel`, its backbone `SCNBackbone` and one of the
 heads; nothing is registered.
 """
 

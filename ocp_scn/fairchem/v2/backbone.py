@@ -38,7 +38,7 @@ class SCNBackbone(BatchSCN, BackboneInterface):
             Between atoms at equal distances beyond ``max_num_neighbors``, each chooses its own.
         trained_elements: atomic numbers of the training data; predictions with others warn, or are refused
             with ``strict_elements``. None where they are not known.
-        settings: those of :class:`ocp_scn.config.SCNConfig`; ``otf_graph`` is True here.
+        settings: those of `ocp_scn.config.SCNConfig`; ``otf_graph`` is True here.
 
     Raises:
         InputError: for an unknown setting or a value that is not allowed.
@@ -107,7 +107,7 @@ class SCNBackbone(BatchSCN, BackboneInterface):
         return [] if self.regress_config.direct_forces else stress_tasks(checkpoint_tasks, settings)
 
     def validate_tasks(self, dataset_to_tasks: Mapping[str, list[Any]]) -> None:
-        """Check the tasks of each data set, see :func:`check_tasks`."""
+        """Check the tasks of each data set, see `check_tasks`."""
         check_tasks(dataset_to_tasks, direct_forces=self.regress_config.direct_forces)
 
     def prepare_for_inference(self, data: Any, settings: Any) -> SCNBackbone:

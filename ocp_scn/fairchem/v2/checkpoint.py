@@ -56,13 +56,13 @@ def check_line(path: str | Path) -> MLIPInferenceCheckpoint:
 
 
 def load_predict_unit(path: str | Path, *args: Any, **options: Any) -> Any:
-    """Return fairchem's ``load_predict_unit`` of a checkpoint; see :func:`check_line` for errors."""
+    """Return fairchem's ``load_predict_unit`` of a checkpoint; see `check_line` for errors."""
     check_line(path)
     return mlip_unit.load_predict_unit(path, *args, **options)
 
 
 def load_inference_model(checkpoint_location: str | Path, *args: Any, **options: Any) -> Any:
-    """Return fairchem's ``load_inference_model`` of a checkpoint; see :func:`check_line` for errors."""
+    """Return fairchem's ``load_inference_model`` of a checkpoint; see `check_line` for errors."""
     check_line(checkpoint_location)
     return mlip_unit.mlip_unit.load_inference_model(checkpoint_location, *args, **options)
 
@@ -71,7 +71,7 @@ def load_tasks(checkpoint_location: str | Path) -> list[Any]:
     """Return the tasks of an inference checkpoint; fairchem's function of this name does not check them.
 
     Raises:
-        InputError: for tasks that would give wrong numbers without a word; see :func:`check_line` for others.
+        InputError: for tasks that would give wrong numbers without a word; see `check_line` for others.
     """
     checkpoint = check_line(checkpoint_location)
     tasks = [hydra.utils.instantiate(task) for task in checkpoint.tasks_config]
@@ -94,7 +94,7 @@ def build(trained: Trained, task_name: str) -> MLIPInferenceCheckpoint:
 
 
 def model_config(trained: Trained, task_name: str) -> dict[str, Any]:
-    """Return the configuration of a network's :class:`SCNModel`, with a head for each task."""
+    """Return the configuration of a network's `SCNModel`, with a head for each task."""
     config = trained.config
     names = ["energy", "forces"] if config.regress_forces else ["energy"]
     known = {} if trained.elements is None else {"trained_elements": list(trained.elements)}

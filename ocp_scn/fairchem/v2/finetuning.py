@@ -77,7 +77,7 @@ def finetuned_normalizer(
         references: file of element references. With them and none in the checkpoint, its mean is left out.
 
     Raises:
-        InputError: as :func:`finetuned_model` does, and for numbers that are none.
+        InputError: as `finetuned_model` does, and for numbers that are none.
     """
     return float_normalizer(**_scale(checkpoint, name, mean, rmsd, references))
 
@@ -86,7 +86,7 @@ def finetuned_references(checkpoint: str, file: str | None = None) -> ElementRef
     """Return the element references of a file, or else those of a checkpoint; None if it has none.
 
     Raises:
-        InputError: as :func:`finetuned_model` does, and for a file that cannot be read.
+        InputError: as `finetuned_model` does, and for a file that cannot be read.
     """
     return element_references(file) if file is not None else references_of(_scales(checkpoint)[1])
 

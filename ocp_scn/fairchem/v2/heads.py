@@ -48,7 +48,7 @@ class ConservativeHead(nn.Module, HeadInterface):
     PREFIX_forces and PREFIX_stress, which are the names that fairchem gives to untrained ones.
 
     Args:
-        backbone: an :class:`SCNBackbone` with ``direct_forces=False``.
+        backbone: an `SCNBackbone` with ``direct_forces=False``.
         prefix: name of the data set; without, the tasks are energy, forces and stress.
     """
 

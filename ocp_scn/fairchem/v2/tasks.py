@@ -23,7 +23,7 @@ def float_normalizer(mean: float = 0.0, rmsd: float = 1.0) -> Normalizer:
 
 
 def check_tasks(dataset_to_tasks: Mapping[str, Iterable[Any]], *, direct_forces: bool) -> None:
-    """Raise :class:`InputError` for tasks that would give wrong numbers without a word."""
+    """Raise `InputError` for tasks that would give wrong numbers without a word."""
     for tasks in dataset_to_tasks.values():
         by_property = {task.property: task for task in tasks}
         unknown = sorted(set(by_property) - {"energy", *DERIVATIVES})

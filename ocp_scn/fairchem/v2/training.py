@@ -145,7 +145,7 @@ class TrainingGuard(Callback):
 
 
 def _check_progress(progress: Any, settings: Any) -> None:
-    """Raise :class:`InputError` if a training has done what it is asked for before its first step."""
+    """Raise `InputError` if a training has done what it is asked for before its first step."""
     for name, done, last in (
         ("max_epochs", progress.num_epochs_completed, settings.max_epochs),
         ("max_steps", progress.num_steps_completed, settings.max_steps),
@@ -188,7 +188,7 @@ def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
 
 
 def _check_batches(sampler: Any) -> None:
-    """Raise :class:`InputError` if a sampler that counts atoms leaves structures out."""
+    """Raise `InputError` if a sampler that counts atoms leaves structures out."""
     batches = getattr(sampler, "all_batches", None)
     if batches is None:
         return

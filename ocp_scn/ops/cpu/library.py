@@ -48,7 +48,7 @@ def compiled() -> bool:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Return those of :data:`INSTRUCTION_SETS` that this processor has, the best one last."""
+    """Return those of `INSTRUCTION_SETS` that this processor has, the best one last."""
     library = _library()
     return () if library is None else _instruction_sets(library)
 

@@ -29,7 +29,7 @@ def node_to_edge(
     mmax: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Turn atoms' signals into the frames of their edges, see :func:`ocp_scn.ops.reference.node_to_edge`."""
+    """Turn atoms' signals into the frames of their edges, see `ocp_scn.ops.reference.node_to_edge`."""
     if not (dtype in _KINDS and x.dtype in _KINDS and _in_float32(wigner)):
         return reference.node_to_edge(x, wigner, atom, row, order, starts, lmax, mmax, dtype)
     x, wigner, atom = _rows_together(x.float()), wigner.contiguous(), atom.contiguous()
@@ -54,7 +54,7 @@ def edge_to_node(
     mmax: int,
     num_coefficients: int,
 ) -> Tensor:
-    """Turn edges' coefficients back and sum them at atoms, see :func:`ocp_scn.ops.reference.edge_to_node`."""
+    """Turn edges' coefficients back and sum them at atoms, see `ocp_scn.ops.reference.edge_to_node`."""
     shape = starts.shape[0] - 1, num_coefficients, v.shape[1]
     if not (v.dtype in _KINDS and _in_float32(wigner)):
         return reference.edge_to_node(v, wigner, atom, row, order, starts, lmax, mmax, num_coefficients)
@@ -75,7 +75,7 @@ def edge_to_node_(
     lmax: int,
     mmax: int,
 ) -> None:
-    """Add what :func:`edge_to_node` returns to sums."""
+    """Add what `edge_to_node` returns to sums."""
     if not (v.dtype in _KINDS and _in_float32(wigner, sums)):
         reference.edge_to_node_(sums, v, wigner, atom, row, order, starts, lmax, mmax)
     elif sums.stride()[1:] == (sums.shape[2], 1):
@@ -95,7 +95,7 @@ def wigner_gradient(
     mmax: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return the derivative by Wigner matrices, see :func:`ocp_scn.ops.reference.wigner_gradient`."""
+    """Return the derivative by Wigner matrices, see `ocp_scn.ops.reference.wigner_gradient`."""
     if not (v.dtype in _KINDS and x.dtype in _KINDS and dtype == torch.float32):
         return reference.wigner_gradient(v, x, atom, row, order, starts, lmax, mmax, dtype)
     v, x, atom = v.contiguous(), _rows_together(x.float()), atom.contiguous()
@@ -111,7 +111,7 @@ def wigner_gradient(
 
 
 def bias_silu(x: Tensor, bias: Tensor | None) -> Tensor:
-    """Return SiLU(x + bias), see :func:`ocp_scn.ops.reference.bias_silu`."""
+    """Return SiLU(x + bias), see `ocp_scn.ops.reference.bias_silu`."""
     if x.dtype not in _KINDS:
         return reference.bias_silu(x, bias)
     result = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -120,7 +120,7 @@ def bias_silu(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def bias_silu_(x: Tensor, bias: Tensor | None) -> None:
-    """Overwrite x by :func:`bias_silu` of it."""
+    """Overwrite x by `bias_silu` of it."""
     if x.dtype in _KINDS and x.is_contiguous():
         _activate("bias_silu", [x], bias, x)
     else:
@@ -128,7 +128,7 @@ def bias_silu_(x: Tensor, bias: Tensor | None) -> None:
 
 
 def bias_silu_backward(gradient: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the derivative by x, see :func:`ocp_scn.ops.reference.bias_silu_backward`."""
+    """Return the derivative by x, see `ocp_scn.ops.reference.bias_silu_backward`."""
     if x.dtype not in _KINDS:
         return reference.bias_silu_backward(gradient, x, bias)
     result = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -137,7 +137,7 @@ def bias_silu_backward(gradient: Tensor, x: Tensor, bias: Tensor | None) -> Tens
 
 
 def gate(first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, gate_bias: Tensor) -> Tensor:
-    """Activate what is mixed for every tap, times a gate; see :func:`ocp_scn.ops.reference.gate`."""
+    """Activate what is mixed for every tap, times a gate; see `ocp_scn.ops.reference.gate`."""
     if not _all_in_dtype_of(gate, first):
         return reference.gate(first, mixing, bias, gate, gate_bias)
     (edges, hidden), taps = gate.shape, mixing.shape[0]
@@ -152,7 +152,7 @@ def gate(first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, ga
 def gate_backward(
     gradient: Tensor, first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, gate_bias: Tensor
 ) -> list[Tensor]:
-    """Return the derivatives by ``first`` and the gate, see :func:`ocp_scn.ops.reference.gate_backward`."""
+    """Return the derivatives by ``first`` and the gate, see `ocp_scn.ops.reference.gate_backward`."""
     if not _all_in_dtype_of(gate, first):
         return reference.gate_backward(gradient, first, mixing, bias, gate, gate_bias)
     (edges, hidden), taps = gate.shape, mixing.shape[0]
@@ -169,7 +169,7 @@ def gate_backward(
 
 
 def tap_mean(values: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, opposite: Tensor) -> Tensor:
-    """Return the mean of activated taps that are rolled back, see :func:`ocp_scn.ops.reference.tap_mean`."""
+    """Return the mean of activated taps that are rolled back, see `ocp_scn.ops.reference.tap_mean`."""
     if not (values.dtype in _KINDS and _in_float32(cos, sin)):
         return reference.tap_mean(values, bias, cos, sin, opposite)
     kept = cos.shape[1]
@@ -184,7 +184,7 @@ def tap_mean(values: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, opposite: T
 def tap_mean_backward(
     gradient: Tensor, values: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, opposite: Tensor
 ) -> Tensor:
-    """Return the derivative by ``values``, see :func:`ocp_scn.ops.reference.tap_mean_backward`."""
+    """Return the derivative by ``values``, see `ocp_scn.ops.reference.tap_mean_backward`."""
     if not (values.dtype in _KINDS and _in_float32(cos, sin)):
         return reference.tap_mean_backward(gradient, values, bias, cos, sin, opposite)
     gradient, values = gradient.float().contiguous(), values.contiguous()

@@ -1,6 +1,6 @@
 """The operators on NVIDIA's GPUs, in Triton: one kernel an operator.
 
-Arguments and results are those of :mod:`ocp_scn.ops.reference`. Sums over edges are taken in the order of the
+Arguments and results are those of `ocp_scn.ops.reference`. Sums over edges are taken in the order of the
 edges, without atomic additions, so that the same input gives the same bits.
 """
 
@@ -99,7 +99,7 @@ def edge_to_node_(
     lmax: int,
     mmax: int,
 ) -> None:
-    """Add what :func:`edge_to_node` returns to sums (A, K, C)."""
+    """Add what `edge_to_node` returns to sums (A, K, C)."""
     inside = _atom_by_atom(sums)
     _sum(inside, v, wigner, row, order, starts, lmax, mmax, add=True)
     if inside is not sums:
@@ -210,7 +210,7 @@ def bias_silu(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def bias_silu_(x: Tensor, bias: Tensor | None) -> None:
-    """Overwrite x by :func:`bias_silu` of it."""
+    """Overwrite x by `bias_silu` of it."""
     inside = x.contiguous()
     _bias_silu(None, inside, bias, inside)
     if inside is not x:
@@ -261,7 +261,7 @@ def gate(first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, ga
 def gate_backward(
     gradient: Tensor, first: Sequence[Tensor], mixing: Tensor, bias: Tensor, gate: Tensor, gate_bias: Tensor
 ) -> list[Tensor]:
-    """Return the derivatives by each of ``first``, and by ``gate``, from that by :func:`gate`."""
+    """Return the derivatives by each of ``first``, and by ``gate``, from that by `gate`."""
     parts, of_gate = _parts(first), gate.new_empty(gate.shape)
     of_parts = [u.new_empty(u.shape) for u in parts]
     if of_gate.numel():
@@ -321,7 +321,7 @@ def tap_mean(values: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, opposite: T
 def tap_mean_backward(
     gradient: Tensor, values: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, opposite: Tensor
 ) -> Tensor:
-    """Return the derivative by ``values``, from that (E, S, C) by :func:`tap_mean`."""
+    """Return the derivative by ``values``, from that (E, S, C) by `tap_mean`."""
     out = values.new_empty(values.shape)
     inputs = [gradient, values, bias, cos, sin, opposite]
     _launch_taps(activations.tap_mean_backward, inputs, out, values, cos)
