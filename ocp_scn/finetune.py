@@ -1,7 +1,7 @@
 """Begin a training with the weights of a checkpoint.
 
-In fairchem-core 1.10 this is ``main.py --mode train --config-yml FILE --finetune CHECKPOINT``, in 2 it is
-``fairchem -c FILE finetune=CHECKPOINT``; whatever else these take may follow.
+In fairchem-core 1.10 this is "main.py --mode train --config-yml FILE --finetune CHECKPOINT", in 2 it is
+"fairchem -c FILE finetune=CHECKPOINT"; whatever else these take may follow.
 """
 
 from __future__ import annotations

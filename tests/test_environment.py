@@ -278,6 +278,7 @@ def test_a_fresh_checkout_in_the_same_place_gets_its_kernels(environment, tmp_pa
     for name in (
         "tools/environment.sh",
         "setup.py",
+        "setup.cfg",
         "ocp_scn/ops/cpu/kernels.cpp",
         "ocp_scn/ops/cpu/ranges.h",
         *LOCKS,
