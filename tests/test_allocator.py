@@ -50,5 +50,5 @@ def test_runs_of_the_command_line_keep_it(monkeypatch):
     order = []
     monkeypatch.setattr(launcher, "keep_freed_memory", lambda: order.append("allocator"))
     monkeypatch.setattr(_cli.Runner, "__call__", lambda self, config: order.append("run"))
-    launcher.Runner()({"mode": "train", "submit": False, "cpu": True, "run_dir": "."})
+    launcher.Runner()({"mode": "train", "submit": False, "cpu": True, "run_dir": ".", "is_debug": True})
     assert order == ["allocator", "run"]

@@ -75,6 +75,9 @@ def test_every_system_is_relaxed_once(relaxed: Path, systems: list[Data]) -> Non
         assert not moved[system.fixed.numpy() == 1].any()
         assert moved.any() == (number != 1)
     assert {path.name for path in relaxed.iterdir()} == {
+        "config.yml",
+        "run.log",
+        "versions.txt",
         "relaxations.json",
         "relaxed_positions.npz",
         "trajectories",

@@ -258,14 +258,16 @@ def _include_paths(args: Any) -> list[Path]:
 def _cause_in_rank(error: ChildFailedError) -> str | None:
     """Return the message of an InputError or the signal that ended a rank, if that is what happened."""
     rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
-        return f"rank {rank} was killed by {name}" + (", as for want of memory" if name == "SIGKILL" else "")
     message: Any = failure.message
     text = message["message"] if isinstance(message, dict) else message
     # A line of its own: where a rank's traceback is quoted, it ends with the exception.
     found = re.search(rf"\b{InputError.__name__}: (.+)", text)
-    return found and found[1]
+    if found:  # also where gloo aborted the process at its end
+        return found[1]
+    if failure.exitcode >= 0:
+        return None
+    name = signal.Signals(-failure.exitcode).name
+    return f"rank {rank} was killed by {name}" + (", as for want of memory" if name == "SIGKILL" else "")
 
 
 def _own_message(error: InputError) -> str:
