@@ -93,7 +93,7 @@ def warn_of_new_elements(found: Iterable[int], known: Iterable[int]) -> None:
     """Warn of elements of the training data that the checkpoint of a training was not trained on, if any."""
     new = set(found) - set(known)
     if new and known:
-        logging.warning(
+        log.warning(
             f"the training data have {_symbols(new)}, which the checkpoint was not trained on: the model "
             "learns of them from these data alone"
         )

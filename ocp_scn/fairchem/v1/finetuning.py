@@ -30,6 +30,8 @@ from ocp_scn.trained import (
     settings_of_fairchem1,
 )
 
+log = logging.getLogger(__name__)
+
 KEY = "finetune"  # below ``task``, from where it goes to every rank, into jobs and checkpoints
 
 
@@ -122,7 +124,7 @@ def begin(trainer: Any, path: str) -> Trained:
     lines += _take_normalizers(trainer, trained, own_references=own_references)
     if distutils.is_master():
         for line in lines:
-            logging.info(line)
+            log.info(line)
     return trained
 
 
