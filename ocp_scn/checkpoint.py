@@ -18,11 +18,11 @@ import torch
 
 from ocp_scn import torch_files
 from ocp_scn.checkpoint_sections import check_sections
-from ocp_scn.errors import InputError, memory_fault
+from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import refused_writes, written_whole
 from ocp_scn.fairchem.finite import check_finite_weights
 from ocp_scn.fairchem.inference_checkpoints import CLASSES, STAND_INS, from_fairchem2
-from ocp_scn.options import Parser
+from ocp_scn.options import Parser, status_of
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
 from ocp_scn.unpickling import TRUST_HELP, trust
 
@@ -103,7 +103,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ocp-scn checkpoint",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
@@ -111,7 +110,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="write a checkpoint of one line of fairchem for the other",
         description="Write a checkpoint of one line of fairchem for the other; a file shows its line itself.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("source", type=Path, help="checkpoint of fairchem 1, or inference checkpoint of 2")
     command.add_argument("target", type=Path, help="file to write")
@@ -128,19 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.trust:
         trust()
-    try:
-        line, trained = convert(args.source, args.target, task_name=args.task_name, overwrite=args.overwrite)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: {memory_fault(error)}", file=sys.stderr)
-        return 2
+    return status_of(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    line, trained = convert(args.source, args.target, task_name=args.task_name, overwrite=args.overwrite)
     size = sum(value.numel() for value in trained.weights.values()) / 1e6
     print(f"wrote {args.target} for fairchem-core {line}: {size:.2f} M weights")
     for name, (mean, rmsd) in trained.normalizers.items():
         print(f"  {name}: mean {mean:.6g}, rmsd {rmsd:.6g}")
-    return 0
 
 
 if __name__ == "__main__":

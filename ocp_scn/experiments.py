@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from ocp_scn.errors import InputError
-from ocp_scn.options import Parser
+from ocp_scn.options import Parser, status_of
 
 EPILOG = """examples:
   ocp-scn configs list
@@ -57,7 +56,7 @@ def copy(name: str, target: Path) -> list[Path]:
         if path.exists() and (not path.is_file() or path.read_bytes() != source.read_bytes()):
             raise InputError(f"{str(path)!r} exists and is another file; name another FOLDER")
     for path, source in copies.items():
-        part = path.with_name(f".{path.name}.part")
+        part = path.with_name(f".{path.name}.part")  # written_whole needs lmdb, which may not be there
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, part)
@@ -96,7 +95,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ocp-scn configs",
         description="List the experiments that come with the package, and copy one to run or change it.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     commands.add_parser("list", help="print the names of all", epilog="example:\n  ocp-scn configs list")
@@ -105,7 +103,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="copy one and what it includes",
         description="Copy an experiment and what it includes to FOLDER/configs.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("name", metavar="NAME", help="of the list")
     command.add_argument(
@@ -117,13 +114,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for bad input)."""
     args = build_parser().parse_args(argv)
+    return status_of(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
     if args.command == "list":
         print(*experiments(), sep="\n")
-        return 0
-    try:
-        for path in copy(args.name, args.folder):
-            print(f"wrote {path}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return
+    for path in copy(args.name, args.folder):
+        print(f"wrote {path}")

@@ -25,7 +25,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ocp-scn finetune",
         description=__doc__,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", type=Path, help="of the line of fairchem that is installed")

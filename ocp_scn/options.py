@@ -5,16 +5,37 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from ocp_scn.errors import InputError, memory_fault
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that ends with status 2 and one line, as these commands do for all bad input."""
+    """A parser that ends with status 2 and one line, as these commands do for all bad input.
+
+    Descriptions and examples keep their lines.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def status_of(work: Callable[[], int | None]) -> int:
+    """Do a command's work; return its exit status, 0 if the work has none, 2 after a line on bad input."""
+    try:
+        return work() or 0
+    except InputError as error:
+        message = str(error)
+    except MemoryError as error:
+        message = memory_fault(error)
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 def integer(least: int | None = None) -> Callable[[str], int]:

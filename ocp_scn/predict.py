@@ -28,12 +28,12 @@ from tqdm import tqdm
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.calculator import SCNCalculator
 from ocp_scn.data.frames import Frame, find_files, read_frames
-from ocp_scn.errors import InputError, cause, memory_fault
+from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.files import refused_writes, written_whole
 from ocp_scn.fairchem.memory import is_out_of_memory
 from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.structures import place_fault
-from ocp_scn.options import Parser, integer
+from ocp_scn.options import Parser, integer, status_of
 from ocp_scn.predictions import batches
 from ocp_scn.unpickling import TRUST_HELP, trust
 
@@ -269,7 +269,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ocp-scn predict",
         description=__doc__,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="of fairchem 1, or an inference checkpoint of 2")
     parser.add_argument("structures", type=Path, help="file, or folder that is searched through")
@@ -296,24 +295,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         trust()
     ending.watch("nothing is written, and the same command begins anew")
     keep_freed_memory()
-    try:
-        calculator = SCNCalculator(args.checkpoint, device=args.device, dtype=args.dtype)
-        report = predict_file(
-            calculator, args.structures, args.output, max_atoms=args.max_atoms, overwrite=args.overwrite
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: {memory_fault(error)}", file=sys.stderr)
-        return 2
+    return status_of(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    calculator = SCNCalculator(args.checkpoint, device=args.device, dtype=args.dtype)
+    report = predict_file(
+        calculator, args.structures, args.output, max_atoms=args.max_atoms, overwrite=args.overwrite
+    )
     print(f"wrote {args.output}: {report.structures} structures")
     for line in report.lines():
         print(f"  {line}")
     if report.lost:
         lost = ", ".join(sorted(report.lost))
         print(f"warning: extended XYZ has no constraints of the kind {lost}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from ocp_scn.errors import InputError, cause
-from ocp_scn.options import Parser, integer
+from ocp_scn.options import Parser, integer, status_of
 from ocp_scn.unpickling import TRUST_HELP
 
 MODES = {"train": "train", "validate": "validate", "relax": "run-relaxations"}  # of main.py
@@ -44,7 +43,6 @@ def build_parser(mode: str = "train") -> argparse.ArgumentParser:
         usage=f"ocp-scn {mode} --config FILE [options] [--KEY=VALUE ...]",
         description=_TEXTS[mode],
         epilog=f"{_SETTINGS}\n\nexample:\n  {_EXAMPLES[mode]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -77,15 +75,15 @@ def main(argv: Sequence[str]) -> int:
     """Run the command that the first word names; return the exit status (2 for bad input)."""
     mode, *words = argv
     args, settings = build_parser(mode).parse_known_args(words)
-    try:
-        if check_line(args.config) == 1:
-            from ocp_scn.fairchem.v1.launcher import main as launch  # noqa: PLC0415
+    return status_of(lambda: _run(mode, words, args, settings))
 
-            return launch(["--mode", MODES[mode], *words])
-        _run_in_fairchem2(mode, args, settings)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def _run(mode: str, words: Sequence[str], args: argparse.Namespace, settings: Sequence[str]) -> int:
+    if check_line(args.config) == 1:
+        from ocp_scn.fairchem.v1.launcher import main as launch  # noqa: PLC0415
+
+        return launch(["--mode", MODES[mode], *words])
+    _run_in_fairchem2(mode, args, settings)
     return 0
 
 

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ocp_scn.data import convert, sample, stats
-from ocp_scn.errors import InputError, memory_fault
-from ocp_scn.options import Parser
+from ocp_scn.options import Parser, status_of
 
 DESCRIPTION = "Make data sets: of your own calculations, or a sample that needs no download."
 EPILOG = "example: ocp-scn data sample datasets/sample"
@@ -24,7 +23,6 @@ def build_parser() -> argparse.ArgumentParser:
             help=module.DESCRIPTION.split(":")[0].split(" (")[0],
             description=module.DESCRIPTION,
             epilog=module.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
@@ -34,15 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for bad input)."""
     args = build_parser().parse_args(argv)
-    try:
-        args.run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: {memory_fault(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: args.run(args))
 
 
 if __name__ == "__main__":

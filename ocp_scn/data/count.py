@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ase.io.trajectory import Trajectory
 
-from ocp_scn.data.frames import ERRORS
+from ocp_scn.data.files import ERRORS
 from ocp_scn.data.texts import open_text
 from ocp_scn.data.xyz import XYZ
 from ocp_scn.fairchem import sqlite

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
-import sqlite3
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,32 +9,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError
 
 from ocp_scn.data import pickles
 from ocp_scn.data.constraints import fix_held_atoms
+from ocp_scn.data.files import PICKLED, READABLE, SAMPLES, read_structures
 from ocp_scn.data.fixed import fixed_mask
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.data.labels import LabelKeys, read_labels
-from ocp_scn.data.trajectories import read_trajectory
-from ocp_scn.data.xyz import XYZ, read_xyz
+from ocp_scn.data.xyz import XYZ
 from ocp_scn.errors import InputError, UnreadableError, cause, refuse, shown
-from ocp_scn.fairchem import sqlite
 
-_TRAJECTORY = (".traj",)
-_DATABASE = (sqlite.SUFFIX,)
-_PICKLED = (pickles.SUFFIX,)
-_ASE_LMDB = (".aselmdb",)
-READABLE = XYZ + _TRAJECTORY + _DATABASE + _PICKLED + _ASE_LMDB
 _STRUCTURE = {"numbers", "positions", "tags", "fixed", "sid", "fid"}
-# What damaged and foreign files end with.
-ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError)
-ERRORS += (AssertionError, RuntimeError, ArithmeticError, lzma.LZMAError, zlib.error, sqlite3.Error)
-# And of an array that is larger than its file.
-ERRORS += (MemoryError,)
 
 
 @dataclass(frozen=True)
@@ -119,7 +103,7 @@ def _stem(name: str) -> str:
 
 def has_calculated_energies(files: Iterable[Path]) -> bool:
     """Tell whether energies are as calculated: not adsorption energies of OC20, nor those of a data set."""
-    return not any(path.name.endswith(_PICKLED + _ASE_LMDB) or _has_references(path) for path in files)
+    return not any(path.name.endswith(SAMPLES) or _has_references(path) for path in files)
 
 
 def read_frames(
@@ -145,7 +129,7 @@ def read_frames(
     """
     for path in files:
         name = path.name if source is None else file_name(path, source)
-        samples = path.name.endswith(_PICKLED + _ASE_LMDB)
+        samples = path.name.endswith(SAMPLES)
         read = _read_samples if samples else _read_calculations
         try:
             _check_size(path)
@@ -173,7 +157,7 @@ def _read_calculations(
     places = {(sid, fid): line for line, (sid, fid, _) in enumerate(table or [])}
     counter: Counter[str] = Counter()
     index = -1
-    for index, atoms in enumerate(_read(path)):
+    for index, atoms in enumerate(read_structures(path)):
         origin, info = f"{name}#{index}", atoms.info
         if table is not None and index >= len(table):
             raise UnreadableError(f"{origin} has no line in {_text_file(path).name}, which has {len(table)}")
@@ -247,7 +231,7 @@ def _samples(
     path: Path, unreadable: Callable[[UnreadableError], None]
 ) -> Iterator[tuple[int, Atoms, dict[str, Any]]]:
     """Yield position, structure and properties of each sample."""
-    if path.name.endswith(_PICKLED):
+    if path.name.endswith(PICKLED):
         yield from pickles.read_samples(path, unreadable)
         return
     index = -1
@@ -286,48 +270,6 @@ def _frame_number(value: Any, origin: str) -> int:
     except (TypeError, ValueError, OverflowError):
         pass
     raise UnreadableError(f"{origin} has fid={shown(value)}; expected an integer, or 'frame3' for 3")
-
-
-def _read(path: Path) -> Iterator[Atoms]:
-    """Yield the structures of a file, whose info has the keys that may name their system and frame."""
-    count = 0
-    try:
-        for found in _structures(path):
-            yield found
-            count += 1
-    except InputError:
-        raise
-    except ERRORS as error:
-        where = f" from frame {count} on" if count else ""
-        raise UnreadableError(f"{str(path)!r} cannot be read{where}: {cause(error)}") from error
-
-
-def _structures(path: Path) -> Iterator[Atoms]:
-    if path.name.endswith(XYZ):
-        yield from read_xyz(path)
-    elif path.name.endswith(_DATABASE):
-        with sqlite.connect(path) as database:
-            for row in database.select():
-                atoms = row.toatoms()
-                atoms.info.update({**row.data, **row.key_value_pairs})
-                yield atoms
-    elif path.name.endswith(_TRAJECTORY):
-        yield from read_trajectory(path)
-    else:
-        yield from _foreign_structures(path)
-
-
-def _foreign_structures(path: Path) -> Iterator[Atoms]:
-    """Yield the structures of any other file that ASE reads, whose readers raise more than the others."""
-    try:
-        yield from ase.io.iread(str(path), index=":", do_not_split_by_at_sign=True)
-    except (
-        UnknownFileTypeError,
-        ase.io.ParseError,
-        SyntaxError,
-        ImportError,
-    ) as error:  # of XML, of a reader
-        raise ValueError(f"ASE finds no structures in it: {cause(error)}") from error
 
 
 def _reference_table(path: Path) -> list[tuple[str, int, float]] | None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from ocp_scn.errors import InputError, memory_fault
+from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import refused_writes, written_whole
-from ocp_scn.options import Parser
+from ocp_scn.options import Parser, status_of
 from ocp_scn.report.comparisons import compare_predictions, compare_relaxations, read_splits
 from ocp_scn.report.page import write_page
 from ocp_scn.report.predictions import data_set_name
@@ -36,7 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ocp-scn report",
         description="Write a page, figures and tables of a run.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "run_dir", type=Path, help="the --run-dir of main.py, or the folder of a run of fairchem-core 2"
@@ -66,15 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.trust:
         trust()
-    try:
-        write_report(args.run_dir, args.data, args.predictions)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: {memory_fault(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    write_report(args.run_dir, args.data, args.predictions)
 
 
 def write_report(

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ocp_scn.errors import InputError, memory_fault
-from ocp_scn.options import Parser
+from ocp_scn.errors import InputError
+from ocp_scn.options import Parser, status_of
 from ocp_scn.submission.archive import FORMATS, SPLITS, TRACKS
 from ocp_scn.submission.check import check_file
 from ocp_scn.submission.structures import Structures, find_data_sets, read_structures
@@ -32,7 +32,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ocp-scn submission",
         description=DESCRIPTION,
         epilog=CHECK_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     write = _add_command(commands, "write", "join results of the four splits into one file", WRITE_EPILOG)
@@ -67,14 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (1 for a file with faults, 2 for bad input)."""
     args = build_parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: {memory_fault(error)}", file=sys.stderr)
-        return 2
+    return status_of(lambda: args.run(args))
 
 
 def run_write(args: argparse.Namespace) -> int:
@@ -115,7 +107,6 @@ def _add_command(
         help=text,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import matplotlib.style
 
 from ocp_scn.calculator import SCNCalculator
-from ocp_scn.errors import InputError, memory_fault
+from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import refused_writes
 from ocp_scn.model import SCN
-from ocp_scn.options import Parser, integer
+from ocp_scn.options import Parser, integer, status_of
 from ocp_scn.unpickling import TRUST_HELP, trust
 from ocp_scn.viz.evaluation import edge_of, evaluate, find_edge
 from ocp_scn.viz.picture import draw
@@ -33,7 +33,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ocp-scn viz",
         description="Draw a spherical channel on a structure's atoms, layer by layer, and an edge's taps.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("checkpoint", type=Path, nargs="?", help="of fairchem 1, or an inference checkpoint of 2")
@@ -58,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write(args: argparse.Namespace) -> str:
-    """Draw what the command line says; return what to print.
+def write(args: argparse.Namespace) -> None:
+    """Draw what the command line says, and print where.
 
     Raises:
         InputError: for bad input.
@@ -95,7 +94,7 @@ def write(args: argparse.Namespace) -> str:
     path = args.output / FILE
     with matplotlib.style.context("default"):
         draw(atoms, drawn, {k: found.signals[k][:, :, channel] for k in layers}, edge).save(path)
-    return f"wrote {path}: channel {channel} of {config.sphere_channels}"
+    print(f"wrote {path}: channel {channel} of {config.sphere_channels}")
 
 
 def _check(option: str, indices: Sequence[int], number: int) -> None:
@@ -109,15 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.trust:
         trust()
-    try:
-        print(write(args))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: {memory_fault(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return status_of(lambda: write(args))
 
 
 if __name__ == "__main__":

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import ase.io
 import torch
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from torch import nn
 
 from ocp_scn.config import SCNConfig
-from ocp_scn.data.frames import ERRORS, READABLE, read_frames
-from ocp_scn.errors import InputError, cause
+from ocp_scn.data.frames import read_frames
+from ocp_scn.errors import InputError
 from ocp_scn.model import SCN
 
 _SEED, _GAIN = 12, 2.0
@@ -84,25 +81,7 @@ def read_structure(path: Path, index: int) -> Atoms:
     """
     if not path.exists():
         raise InputError(f"structure {str(path)!r} does not exist")
-    try:
-        atoms = next(islice(_structures(path), index, None), None)
-    except InputError:
-        raise
-    except (  # of its many readers, some forget what damaged files lack
-        *ERRORS,
-        ase.io.formats.UnknownFileTypeError,
-        ase.io.ParseError,
-        ImportError,
-        NameError,
-        struct.error,
-    ) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {cause(error)}") from error
-    if atoms is None:
+    frame = next(islice(read_frames([path]), index, None), None)
+    if frame is None:
         raise InputError(f"{str(path)!r} has no structure with the index {index}; they count from 0")
-    return atoms
-
-
-def _structures(path: Path) -> Iterator[Atoms]:
-    if path.name.endswith(READABLE):
-        return (frame.atoms for frame in read_frames([path]))
-    return ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
+    return frame.atoms
