@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ocp_scn.options import Parser
+from ocp_scn.options import Parser, status_of
 
 EPILOG = """examples:
   ocp-scn finetune checkpoint.pt --config configs/s2ef/example/finetune.yml --cpu
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if version("fairchem-core").startswith("2."):
         from ocp_scn.fairchem.v2.finetuning import launch  # noqa: PLC0415  # each where its line is installed
 
-        return launch(checkpoint, args.config, words)
+        return status_of(lambda: launch(checkpoint, args.config, words))
     from ocp_scn.fairchem.v1.launcher import main as launch_training  # noqa: PLC0415
 
     return launch_training(["--mode", "train", "--config-yml", args.config, *words], finetune=checkpoint)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairchem.core import _cli
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
 from ocp_scn.errors import InputError, cause
@@ -25,5 +25,7 @@ def run(config: Path, settings: Sequence[str]) -> None:
         raise InputError(f"argument {unknown!r} not understood; settings are written --key.subkey=value")
     try:
         _cli.main(argparse.Namespace(config=str(config)), [word.removeprefix("--") for word in settings])
+    except InstantiationException:  # of what a class raised: a fault of the program, or it has said its line
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"--config {config}: {cause(error)}") from error

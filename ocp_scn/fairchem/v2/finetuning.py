@@ -6,23 +6,21 @@ ones, which predict.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import hydra
-from fairchem.core import _cli
 from fairchem.core.modules.normalization.element_references import ElementReferences
 from fairchem.core.modules.normalization.normalizer import Normalizer
-from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 
 from ocp_scn.config import SCNConfig
-from ocp_scn.errors import InputError, cause
+from ocp_scn.errors import InputError
 from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
 from ocp_scn.fairchem.v2.checkpoint import check_line, model_config
+from ocp_scn.fairchem.v2.command import run
 from ocp_scn.fairchem.v2.references import element_references, references_of, task_config
 from ocp_scn.fairchem.v2.tasks import float_normalizer
 from ocp_scn.trained import Trained, check_settings, copy_weights
@@ -125,26 +123,20 @@ def scales_in_use(unit: Mapping[str, Any]) -> Iterator[str]:
             yield f"Element references in use for task {task['name']} are those of {whose}"
 
 
-def launch(checkpoint: str, config: str, words: Sequence[str]) -> int:
-    """Run ``fairchem -c`` for a training that begins with a checkpoint; return the exit status.
+def launch(checkpoint: str, config: str, words: Sequence[str]) -> None:
+    """Run ``fairchem -c`` for a training that begins with a checkpoint.
 
     Args:
         checkpoint: an inference checkpoint.
         config: a configuration with the key ``finetune``.
         words: other overrides.
+
+    Raises:
+        InputError: for a checkpoint that is none, or as `ocp_scn.fairchem.v2.command.run` does.
     """
+    _read(checkpoint)
     quoted = checkpoint.replace("\\", "\\\\").replace("'", "\\'")
-    try:
-        _read(checkpoint)
-        _cli.main(argparse.Namespace(config=config), [f"finetune='{quoted}'", *words])
-    except (InputError, HydraException) as error:
-        if isinstance(error, InstantiationException):  # of a class that raised something
-            if not isinstance(error.__cause__, InputError):
-                raise
-            error = error.__cause__
-        print(f"error: {cause(error)}", file=sys.stderr)
-        return 2
-    return 0
+    run(Path(config), [f"finetune='{quoted}'", *words])
 
 
 def _scale(
