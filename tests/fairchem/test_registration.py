@@ -3,14 +3,21 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+import torch
+from ase.build import molecule
+from fairchem.core import _cli
 from fairchem.core.common.registry import registry
 from submitit.core.utils import DelayedSubmission
 
 import ocp_scn
-from ocp_scn.fairchem.v1.launcher import Runner
+from ocp_scn.fairchem.v1.launcher import Runner, main
+from ocp_scn.fairchem.v1.lmdb import to_graph
+from tests.samples import write_lmdb
 
+ROOT = Path(__file__).parents[2]
 BUILT_IN = "fairchem.core.models.scn.scn.SphericalChannelNetwork"
 
 
@@ -99,6 +106,31 @@ def test_set_up_of_fairchem_is_done(tmp_path):
         """,
         tmp_path,
     )
+
+
+def test_command_line_of_fairchem_is_itself_again(tmp_path, monkeypatch):
+    """What runs of this package put in its place is there while they run, and no longer."""
+    before, seen = dict(vars(_cli)), {}
+    monkeypatch.setattr(_cli, "main", lambda args, overrides: seen.update(vars(_cli)))
+    h2o = molecule("H2O", vacuum=4.0)
+    write_lmdb(tmp_path / "data", [to_graph(h2o, sid=0, fid=0, energy=0.0, forces=torch.zeros(3, 3))])
+    sources = [f"--dataset.{split}.src={tmp_path / 'data'}" for split in ("train", "val", "test")]
+    config = str(ROOT / "configs/s2ef/example/scn.yml")
+    words = [
+        "--mode",
+        "train",
+        "--config-yml",
+        config,
+        "--debug",
+        "--cpu",
+        "--run-dir",
+        str(tmp_path),
+        *sources,
+    ]
+    assert main([*words, *sources]) == 0
+    assert seen["Runner"] is Runner
+    monkeypatch.undo()
+    assert vars(_cli) == before
 
 
 def test_submitted_job_registers_the_model(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -55,6 +56,7 @@ def attempt(
         memory: bytes beyond those of this process, for the same.
         quiet: nothing that it prints is shown.
     """
+    _give_back()
     before = _resident()
     reader, writer = os.pipe()
     child = os.fork()
@@ -139,6 +141,12 @@ def _read(reader: int) -> tuple[bool, bytes]:
                 return True, said
             said += part
     return False, said
+
+
+def _give_back() -> None:
+    """Give freed memory back, with which a fork could grow unseen, where glibc kept it for this process."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> int:

@@ -83,6 +83,31 @@ def test_time_and_memory_of_the_judge_are_its_own():
     assert attempt(judge, seconds=0.5, memory=1 << 26).outcome == "correct"
 
 
+KEPT = """
+import numpy as np
+from ocp_scn.allocator import keep_freed_memory
+from tests.hostile.outcomes import Verdict, attempt, under_test
+
+def judge():
+    with under_test():
+        np.ones(3 << 25, dtype=np.uint8)
+    return Verdict("correct")
+
+keep_freed_memory()
+freed = [np.ones(1 << 24, dtype=np.uint8) for _ in range(12)]
+del freed
+print(attempt(judge, memory=1 << 26).outcome)
+"""
+
+
+def test_memory_that_was_freed_before_hides_nothing():
+    """A process that keeps freed memory for its next tensors sees the same growth as one that does not."""
+    said = subprocess.run(
+        [sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, timeout=HANG
+    ).stdout
+    assert said == "memory\n"
+
+
 # An atom with neighbours at 1, 2, 3 and 4.9999 Å.
 RIGHT = Neighbors(
     np.zeros(4, dtype=int), np.arange(1, 5), np.array([[1.0, 0, 0], [0, 2, 0], [0, 0, 3], [4.9999, 0, 0]])

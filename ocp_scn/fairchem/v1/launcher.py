@@ -10,8 +10,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,9 +174,6 @@ def _own_parser() -> argparse.ArgumentParser:
 
 
 def _launch(args: Any, overrides: list[str]) -> int:
-    # fairchem's command line looks these up by name when it submits, spawns or runs.
-    _cli.Runner, _cli.runner_wrapper = Runner, run
-    _cli.AutoExecutor, _cli.create_grid = partial(JobExecutor, cpu=args.cpu), sweep_configs
     try:
         config = load_config(args, overrides)
         for each in _configs(args, config):
@@ -187,8 +184,14 @@ def _launch(args: Any, overrides: list[str]) -> int:
         folder = None
         if not args.debug and not args.submit:
             folder = outcome_folder(args.run_dir, args.timestamp_id, args.mode)
-        _cli.build_config = partial(_build_config, of_checkpoints=config)
-        with refusals_as_input_errors(args.logdir), kept(folder):
+        ours = {
+            "Runner": Runner,
+            "runner_wrapper": run,
+            "AutoExecutor": partial(JobExecutor, cpu=args.cpu),
+            "create_grid": sweep_configs,
+            "build_config": partial(_build_config, of_checkpoints=config),
+        }
+        with refusals_as_input_errors(args.logdir), kept(folder), _in_fairchem(ours):
             _cli.main(args, overrides)
     except InputError as error:
         return _refuse(_own_message(error))
@@ -207,6 +210,17 @@ def _launch(args: Any, overrides: list[str]) -> int:
     except SignalException as error:
         return 128 + error.sigval
     return 0
+
+
+@contextmanager
+def _in_fairchem(ours: dict[str, Any]) -> Iterator[None]:
+    """Have fairchem's command line find these when it looks them up to submit, spawn or run."""
+    theirs = {name: getattr(_cli, name) for name in ours}
+    vars(_cli).update(ours)
+    try:
+        yield
+    finally:
+        vars(_cli).update(theirs)
 
 
 def _configs(args: Any, config: dict[str, Any]) -> list[dict[str, Any]]:
