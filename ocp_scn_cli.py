@@ -29,7 +29,7 @@ COMMANDS = {
     "validate": Command(_RUNS, ("validate",), "evaluate a checkpoint on labelled data"),
     "predict": Command("ocp_scn.predict", (), "predict structures of a file or a folder with a checkpoint"),
     "relax": Command(_RUNS, ("relax",), "relax a data set with a checkpoint's forces"),
-    "finetune": Command("ocp_scn.finetune", (), "train a published checkpoint on data of your own"),
+    "finetune": Command(_RUNS, ("finetune",), "train a published checkpoint on data of your own"),
     "data": Command("ocp_scn.data.__main__", (), "make data sets of calculations, or a sample"),
     "submission": Command("ocp_scn.submission.__main__", (), "write and check files for the leaderboards"),
     "checkpoint": Command("ocp_scn.checkpoint", (), "convert checkpoints between fairchem 1 and 2"),

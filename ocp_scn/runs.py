@@ -1,12 +1,14 @@
-"""The commands ``train``, ``validate`` and ``relax`` of ``ocp-scn``, in either line of fairchem."""
+"""The commands of ``ocp-scn`` that run a configuration, in either line of fairchem."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,16 +16,20 @@ from ocp_scn.errors import InputError, cause
 from ocp_scn.options import Parser, integer, status_of
 from ocp_scn.unpickling import TRUST_HELP
 
-MODES = {"train": "train", "validate": "validate", "relax": "run-relaxations"}  # of main.py
+# Of main.py.
+MODES = {"train": "train", "finetune": "train", "validate": "validate", "relax": "run-relaxations"}
 _TEXTS = {
     "train": "Train a model. A training that is named by --timestamp-id goes on from its last checkpoint.",
+    "finetune": "Train the model of a checkpoint on other data, beginning with its weights.",
     "validate": "Evaluate a checkpoint on the validation set (dataset.val) of a configuration.",
     "relax": """Relax the systems of a data set (dataset.relax) with a checkpoint's forces.
 A relaxation that is named by --timestamp-id goes on with what is left.""",
 }
 _EXAMPLES = {
     "train": """ocp-scn train --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
-      --optim.max_epochs=1""",
+      --optim.max_epochs=1 --report""",
+    "finetune": """ocp-scn finetune checkpoint.pt --config configs/s2ef/example/finetune.yml --cpu
+  ocp-scn finetune inference_ckpt.pt --config configs/fairchem2/s2ef/finetune.yaml max_epochs=5""",
     "validate": """ocp-scn validate --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
       --checkpoint best_checkpoint.pt --dataset.val.src=datasets/mine/val""",
     "relax": """ocp-scn relax --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
@@ -38,9 +44,10 @@ _SETTINGS = """settings:
 
 def build_parser(mode: str = "train") -> argparse.ArgumentParser:
     """Return the parser of a command; only what a command line has gets into its namespace."""
+    checkpoint = "CHECKPOINT " if mode == "finetune" else ""
     parser = Parser(
         prog=f"ocp-scn {mode}",
-        usage=f"ocp-scn {mode} --config FILE [options] [--KEY=VALUE ...]",
+        usage=f"ocp-scn {mode} {checkpoint}--config FILE [options] [--KEY=VALUE ...]",
         description=_TEXTS[mode],
         epilog=f"{_SETTINGS}\n\nexample:\n  {_EXAMPLES[mode]}",
         argument_default=argparse.SUPPRESS,
@@ -48,7 +55,10 @@ def build_parser(mode: str = "train") -> argparse.ArgumentParser:
     )
     add, flag = parser.add_argument, partial(parser.add_argument, action="store_true")
     add("--config", "--config-yml", type=Path, required=True, metavar="FILE", help="the configuration")
-    add("--checkpoint", metavar="FILE", help="that the run begins with")
+    if mode == "finetune":
+        add("checkpoint", metavar="CHECKPOINT", help="whose weights the training begins with")
+    else:
+        add("--checkpoint", metavar="FILE", help="that the run begins with")
     add("--run-dir", metavar="FOLDER", help="for checkpoints, results and logs (default: the current one)")
     add("--timestamp-id", metavar="NAME", help="of the run's folders (default: the time)")
     add("--identifier", metavar="TEXT", help="that ends the time as the run's name")
@@ -56,6 +66,8 @@ def build_parser(mode: str = "train") -> argparse.ArgumentParser:
     add("--print-every", type=integer(1), metavar="N", help="steps between lines of run.log (default: 10)")
     flag("--verbose", help="print all that run.log has")
     flag("--debug", help="write no files")
+    if MODES[mode] == "train":
+        flag("--report", help="write the report of the run at its end, as ocp-scn report does")
     flag("--trust", help=TRUST_HELP)
     flag("--cpu", help="use no GPU")
     flag("--amp", help="mixed precision of GPUs")
@@ -75,30 +87,61 @@ def main(argv: Sequence[str]) -> int:
     """Run the command that the first word names; return the exit status (2 for bad input)."""
     mode, *words = argv
     args, settings = build_parser(mode).parse_known_args(words)
-    return status_of(lambda: _run(mode, words, args, settings))
+    return status_of(lambda: _run(mode, vars(args), settings))
 
 
-def _run(mode: str, words: Sequence[str], args: argparse.Namespace, settings: Sequence[str]) -> int:
-    if check_line(args.config) == 1:
+def _run(mode: str, options: dict[str, Any], settings: Sequence[str]) -> int:
+    config, report = options.pop("config"), options.pop("report", False)
+    begin = str(Path(options.pop("checkpoint")).absolute()) if mode == "finetune" else None
+    if report:
+        _check_report(options)
+    if check_line(config) == 1:
         from ocp_scn.fairchem.v1.launcher import main as launch  # noqa: PLC0415
 
-        return launch(["--mode", MODES[mode], *words])
-    _run_in_fairchem2(mode, args, settings)
-    return 0
+        words = ["--mode", MODES[mode], "--config-yml", str(config), *words_of(options), *settings]
+        status, folder = launch(words, finetune=begin), Path(options.get("run_dir", "."))
+    else:
+        status, folder = 0, _run_in_fairchem2(mode, config, begin, options, settings)
+    if report and status == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the training's answer saves the training
+        from ocp_scn.report.command import write_report  # noqa: PLC0415
+
+        write_report(folder)
+    return status
 
 
-def _run_in_fairchem2(mode: str, args: argparse.Namespace, settings: Sequence[str]) -> None:
+def _check_report(options: Mapping[str, Any]) -> None:
+    """Raise InputError where a run has no folder at its end, or several processes would write there."""
+    unfit = [name for name in ("--submit", "--debug") if name[2:] in options]
+    unfit += ["--num-nodes"] if options.get("num_nodes", 1) > 1 else []
+    if unfit:
+        raise InputError(f"--report does not go with {unfit[0]}; afterwards: ocp-scn report RUN_DIR")
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command line that has these options."""
+    words = []
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
+
+
+def _run_in_fairchem2(
+    mode: str, config: Path, begin: str | None, options: Mapping[str, Any], settings: Sequence[str]
+) -> Path:
+    """Run a configuration of fairchem-core 2; return the run's folder."""
     if mode == "relax":
         raise InputError("relax needs fairchem-core 1.10; with 2, ASE relaxes (docs/fairchem2.md)")
-    given = sorted(set(vars(args)) - {"config"})
-    if given:
-        option = f"--{given[0].replace('_', '-')}"
+    if options:
+        option = f"--{min(options).replace('_', '-')}"
         raise InputError(
             f"{option} is an option of fairchem 1; 2 takes settings, such as job.device_type=CPU"
         )
-    from ocp_scn.fairchem.v2.command import run  # noqa: PLC0415
+    from ocp_scn.fairchem.v2.command import run  # noqa: PLC0415  # where this line is installed
+    from ocp_scn.fairchem.v2.finetuning import begin_with  # noqa: PLC0415
 
-    run(args.config, settings)
+    first = [] if begin is None else [begin_with(begin)]
+    return run(config, [*first, *settings])
 
 
 def check_line(config: Path) -> int:

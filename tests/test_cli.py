@@ -109,11 +109,19 @@ def test_a_configuration_of_the_other_line_is_named(capsys, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("words", [["--submit"], ["--debug"], ["--num-nodes", "2"]])
+def test_reports_of_unfit_runs_are_refused(words, capsys):
+    """Before anything is trained: those of jobs, which run later, of several nodes, and of no files."""
+    config = ["--config", str(ROOT / "configs/s2ef/example/scn.yml")]
+    line = refused(capsys, "train", *config, "--report", *words)
+    assert line == f"error: --report does not go with {words[0]}; afterwards: ocp-scn report RUN_DIR"
+
+
 def test_runs_have_fairchems_options():
     """Those that this package's runs read, with the same names; main.py has them all."""
     theirs = {option for action in flags.get_parser()._actions for option in action.option_strings}
     ours = {option for action in runs.build_parser()._actions for option in action.option_strings}
-    assert ours - theirs <= {"--config", "--trust", "--verbose"}
+    assert ours - theirs <= {"--config", "--trust", "--verbose", "--report"}
     assert theirs - ours == {"--mode", "--summit", "--gp-gpus"}
 
 

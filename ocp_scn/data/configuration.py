@@ -45,7 +45,7 @@ def write_configuration(args: argparse.Namespace, report: Report, folder: Path) 
     else:
         name, sections = "train.yaml", fairchem2.sections(recipe, args.target, references, cpu=cpu)
         words = []
-    command = shlex.join(["ocp-scn", "train", "--config", str(args.target / name), *words])
+    command = shlex.join(["ocp-scn", "train", "--config", str(args.target / name), *words, "--report"])
     text = _text([*_header(args, recipe, command), *sections])
     (folder / name).write_text(text, encoding="utf-8")
     return [*_lack_of_validation(recipe, report), f"next: {command}"]

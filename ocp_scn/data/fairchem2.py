@@ -228,6 +228,7 @@ def _runner() -> dict[str, Any]:
         },
         "callbacks": [
             {"_target_": "ocp_scn.fairchem.v2.TrainingGuard", "seed": "${job.seed}"},
+            {"_target_": "ocp_scn.fairchem.v2.LossLog"},
             checkpoints,
         ],
     }

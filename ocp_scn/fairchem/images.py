@@ -15,9 +15,13 @@ MIN_DISTANCE = 0.01
 # A cell with fewer images than this within reach needs no limit: memory grows with the atoms alone.
 _FEW = 64
 # Images of a system that fit into memory, at about 100 bytes each, and pairs, for which a network of all
-# neighbours takes ten times as much. Ordinary cells are far below: one of 1 Å has 7e3 for a cutoff of 8 Å.
+# neighbours takes ten times as much, or a hundred. Ordinary cells are far below: one of 1 Å has 7e3 images
+# within 8 Å.
 _MAX_IMAGES = 2**22
 _MAX_PAIRS = 2**21
+# The same where an atom has more neighbours than this, as in no substance.
+_ABSURD = 2**13
+_MAX_ABSURD_PAIRS = 2**18
 
 
 def check_images(systems: Systems, radius: float, name: Callable[[int], str] = "system {}".format) -> None:
@@ -37,6 +41,10 @@ def image_fault(systems: Systems, radius: float) -> tuple[int, str] | None:
     cells = (2 * reach + np.where(systems.periodic, 2, 1)).prod(1)  # at most, after wrapping
     neighbors = systems.natoms * (2 * reach).prod(1, where=systems.periodic)  # of an atom, about
     many = (systems.natoms * cells > _MAX_IMAGES) | (systems.natoms * neighbors > _MAX_PAIRS)
+    # In all directions their number is also that of the density, whatever shape a cell is given.
+    volume = 1 / np.abs(np.linalg.det(systems.inverse))
+    dense = np.where(systems.periodic.all(1), systems.natoms * 4 / 3 * np.pi * radius**3 / volume, 0)
+    many |= (dense > _ABSURD) & (systems.natoms * dense > _MAX_ABSURD_PAIRS)
     many &= (cells > _FEW) & (systems.natoms > 0)
     if not many.any():
         return None

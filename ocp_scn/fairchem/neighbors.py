@@ -118,7 +118,7 @@ def _neighbors(data: Any, config: SCNConfig, systems: Systems) -> tuple[Tensor, 
         counts = np.minimum(counts, config.max_num_neighbors)
     if systems.moved.any():
         # In the precision of the positions: float32 holds no numbers of cells beyond 2^24.
-        moved = to_device(systems.moved.astype(systems.pos.dtype), offset.device)
+        moved = to_device(systems.moved.astype(systems.cell.dtype), offset.device)
         offset = offset - moved[source] + moved[target]
     return source, target, offset, counts
 
@@ -129,7 +129,7 @@ def _searched_graph(data: Any, config: SCNConfig, search: Search, systems: Syste
     device, size = data.pos.device, 1 if config.use_pbc_single else max(1, len(systems.natoms))
     near = systems.pos - np.round(systems.pos[systems.first[systems.system]] / _FAR) * _FAR
     pos, cell = (to_device(values.astype(np.float32), device) for values in (near, systems.cell))
-    moved = to_device(systems.moved.astype(systems.pos.dtype), device)
+    moved = to_device(systems.moved.astype(systems.cell.dtype), device)
     indices, offsets = [], []
     for k in range(0, len(systems.natoms), size):
         natoms = systems.natoms[k : k + size]

@@ -28,8 +28,8 @@ class Systems:
     """Positions and cells of B systems with A atoms in all, on the host.
 
     Attributes:
-        pos: (A, 3) positions, Å, in the batch's precision.
-        cell: (B, 3, 3) cell vectors in rows, Å.
+        pos: (A, 3) positions, Å, in the batch's precision; in float64 once they are wrapped.
+        cell: (B, 3, 3) cell vectors in rows, Å, in the batch's precision.
         natoms: (B,) number of atoms.
         periodic: (B, 3) whether images lie along each cell vector.
         moved: (A, 3) whole cells by which `wrapped` moved each atom, integers: it was at
@@ -76,9 +76,10 @@ class Systems:
         if not outside.any():
             return self
         moved = np.where(outside, np.floor(fractional), 0).astype(np.int64)
-        # In float64, since many cells of a rounded product are far off.
+        # In float64: many cells of a rounded product are far off, and in float32 the other side of a large
+        # cell is too far away for places there to be told apart.
         shift = (moved[:, :, None] * self.cell[self.system].astype(np.float64)).sum(1)
-        return replace(self, pos=(self.pos - shift).astype(self.pos.dtype), moved=self.moved + moved)
+        return replace(self, pos=self.pos - shift, moved=self.moved + moved)
 
 
 def to_host(values: Tensor) -> np.ndarray:

@@ -86,6 +86,9 @@ def write_report(
         predictor.
     """
     run, notes = read_run(run_dir), list[str]()
+    words = [str(run_dir)]
+    for option, paths in (("--data", data), ("--predictions", predictions)):
+        words += [word for path in paths for word in (option, str(path))]
     folder = run_dir / "report"
     with refused_writes(folder):
         folder.mkdir(exist_ok=True)
@@ -111,7 +114,7 @@ def write_report(
     bar = tqdm(found, desc="drawing", unit=" data sets", disable=None)
     sections = [comparison_section(one, folder) for one in bar]
     sections.append(training_section(run, folder))
-    sections.append(settings_section(run, splits, found))
+    sections.append(settings_section(run, splits, found, words))
     sections.insert(0, results_section(run, tables, notes))
     write_page(folder / "report.html", run_dir.resolve().name, _lead(run), sections)
     text = "\n".join(f"{TITLES[task]}\n\n{format_table(task, rows)}" for task, rows in tables.items())

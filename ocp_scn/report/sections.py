@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -223,8 +222,10 @@ def _add_loss(section: Section, run: Run, training: Training, folder: Path, name
     section.figure(images, caption, name)
 
 
-def settings_section(run: Run, splits: Mapping[str, Splits], found: Sequence[Comparison]) -> Section:
-    """Return what data, versions, command and settings the run had."""
+def settings_section(
+    run: Run, splits: Mapping[str, Splits], found: Sequence[Comparison], words: Sequence[str]
+) -> Section:
+    """Return what data, versions and settings the run had, and ``words`` with which the report is made."""
     section = Section("Settings")
     section.heading("Data")
     files = {(one.task, one.name): str(one.path) for one in found}
@@ -249,7 +250,7 @@ def settings_section(run: Run, splits: Mapping[str, Splits], found: Sequence[Com
     section.table(["package", *heads, "this report"], _versions(run), texts=9)
     section.text("What a training does not write down is not on record here.")
     section.heading("Commands")
-    section.text("This report:", code=shlex.join(["python", "-m", "ocp_scn.report", *sys.argv[1:]]))
+    section.text("This report:", code=shlex.join(["ocp-scn", "report", *words]))
     for task, training in run.trainings.items():
         if run.line == 2:
             path = training.logs.parent.parent / "canonical_config.yaml"

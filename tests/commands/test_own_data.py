@@ -1,7 +1,8 @@
-"""From a user's own calculations to a trained model, by two commands."""
+"""From a user's own calculations to a trained model and its report, by two commands."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_convert_and_train(command: Command, tmp_path: Path) -> None:
-    """The command that convert prints last trains, with an override, and errors fall."""
+    """The command that convert prints last trains, with an override; errors fall, and a report says so."""
     source = write_calculations(tmp_path / "mine.extxyz", 30)
     printed = command("-m", "ocp_scn.data", "convert", source, tmp_path / "mine").stdout
     words = shlex.split(printed.splitlines()[-1].removeprefix("next: ocp-scn "))
@@ -33,5 +34,5 @@ def test_convert_and_train(command: Command, tmp_path: Path) -> None:
     assert checkpoint["config"]["trained_elements"] == [29, 79]
     assert checkpoint["elementrefs"]["energy"]["element_references"][[29, 79]].abs().min() > 0
     assert list((tmp_path / "run/results").glob("*/ocp_predictions.npz"))  # of the test set
-    command("-m", "ocp_scn.report", tmp_path / "run")
-    assert (tmp_path / "run/report/metrics.json").is_file()
+    metrics = json.loads((tmp_path / "run/report/metrics.json").read_text())
+    assert list(metrics["s2ef"]) == ["test"]

@@ -200,7 +200,8 @@ def test_frames_that_are_alike_are_not_scaled_up(convert: Convert, tmp_path: Pat
 def test_the_next_command_is_the_last_line(convert: Convert, tmp_path: Path) -> None:
     last = convert(30).splitlines()[-1]
     assert last.startswith(f"next: ocp-scn train --config {tmp_path / 'out/train.yml'} ")
-    words = ["--mode", "train", *last.split()[3:]]
+    assert last.endswith(" --report")
+    words = ["--mode", "train", *last.split()[3:-1]]
     check_run(load_config(*flags.get_parser().parse_known_args(words)))
 
 

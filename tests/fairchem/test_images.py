@@ -37,6 +37,7 @@ def test_atoms_are_near_each_other_at_any_distance(distance):
 
 FLAT = {
     "small": np.diag([0.04, 0.04, 0.04]),
+    "of no substance": np.diag([0.15, 0.15, 0.15]),
     "flat": np.diag([3.0, 3.0, 1e-7]),
     "two flat directions": np.diag([3.0, 1e-3, 1e-3]),
     "hardly a volume": [[3.0, 0, 0], [0, 4, 0], [3 + 1e-6, 4, 1e-5]],

@@ -292,7 +292,7 @@ def at_one_place(data):
 
 
 def at_its_image(data):
-    data.cell[1, 0] = torch.tensor([0.001, 0.0, 0.0])
+    data.cell[1, 0] = torch.tensor([0.005, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -396,6 +396,22 @@ def test_atoms_many_cells_away_are_where_they_were():
         for g, b in zip((near, found), (data, far), strict=True)
     ]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("edge", [30.0, 1e3, 1e5, 5e6])
+def test_atoms_across_the_corner_of_a_large_cell_are_near(edge, dtype):
+    """As in a molecule, though some belong to the far side, where float32 cannot tell places apart."""
+    free, periodic = molecule(16, 0), molecule(16, 0)
+    periodic.pbc = torch.tensor([True, True, True])
+    generator = torch.Generator().manual_seed(0)
+    skew = torch.rand(3, 3, generator=generator, dtype=torch.float64) / 3
+    periodic.cell = edge * (torch.eye(3, dtype=torch.float64) + skew)[None]
+    for way in (comparing_all, torch.enable_grad):
+        with way():
+            known = rows_of(batch_graph(batch_of(free, dtype=dtype), CONFIG))
+            found = rows_of(batch_graph(batch_of(periodic, dtype=dtype), CONFIG))
+        torch.testing.assert_close(found, known, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("cap", [-1, 20])

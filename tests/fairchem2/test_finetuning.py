@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v2 import finetuned_model, finetuned_normalizer, finetuned_references, load_tasks
 from ocp_scn.fairchem.v2.checkpoint import build
-from ocp_scn.finetune import main
 from ocp_scn.trained import Trained, to_fairchem1
+from ocp_scn_cli import main
 from tests import transfer
 from tests.commands.conftest import ROOT
 from tests.fairchem2.conftest import fairchem, losses
@@ -82,7 +82,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (write(tmp_path / "a.pt", trained()), "--config", str(CONFIGS / "example.yaml")): "finetune",
         (write(tmp_path / "a.pt", trained()), "--config", config, "nonsense=1"): "nonsense",
     }.items():
-        assert main(argv) == 2
+        assert main(["finetune", *argv]) == 2
         printed = capsys.readouterr()
         (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]
         assert message in line

@@ -55,7 +55,7 @@ def test_the_configuration_is_that_of_the_example(tmp_path):
         unit["settings"] = SCNConfig.from_settings(settings)
         unit["model"].pop("pass_through_head_outputs", None)
     assert units[0] == units[1]
-    assert found["callbacks"][0] == known["callbacks"][0]
+    assert [of["_target_"] for of in found["callbacks"]] == [of["_target_"] for of in known["callbacks"]]
 
 
 def test_without_enough_frames_the_training_set_is_evaluated(tmp_path, capsys):
@@ -94,3 +94,6 @@ def test_convert_and_train(command, tmp_path):
     first, last = ([float(found[step][0]) for step in steps] for steps in (range(10), range(70, 80)))
     assert sum(last) < 0.5 * sum(first)
     assert list((tmp_path / "run").glob("*/checkpoints/final/inference_ckpt.pt"))
+    (report,) = (tmp_path / "run").glob("*/report/report.html")
+    assert "The loss of 80 steps" in report.read_text()
+    assert f"ocp-scn report {report.parents[1]}" in report.read_text()

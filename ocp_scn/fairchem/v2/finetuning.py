@@ -6,9 +6,8 @@ ones, which predict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,7 +19,6 @@ from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
 from ocp_scn.fairchem.v2.checkpoint import check_line, model_config
-from ocp_scn.fairchem.v2.command import run
 from ocp_scn.fairchem.v2.references import element_references, references_of, task_config
 from ocp_scn.fairchem.v2.tasks import float_normalizer
 from ocp_scn.trained import Trained, check_settings, copy_weights
@@ -123,20 +121,15 @@ def scales_in_use(unit: Mapping[str, Any]) -> Iterator[str]:
             yield f"Element references in use for task {task['name']} are those of {whose}"
 
 
-def launch(checkpoint: str, config: str, words: Sequence[str]) -> None:
-    """Run ``fairchem -c`` for a training that begins with a checkpoint.
-
-    Args:
-        checkpoint: an inference checkpoint.
-        config: a configuration with the key ``finetune``.
-        words: other overrides.
+def begin_with(checkpoint: str) -> str:
+    """Return the override with which a configuration that has the key ``finetune`` begins with a checkpoint.
 
     Raises:
-        InputError: for a checkpoint that is none, or as `ocp_scn.fairchem.v2.command.run` does.
+        InputError: for a file that is no inference checkpoint.
     """
     _read(checkpoint)
     quoted = checkpoint.replace("\\", "\\\\").replace("'", "\\'")
-    run(Path(config), [f"finetune='{quoted}'", *words])
+    return f"finetune='{quoted}'"
 
 
 def _scale(
