@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.data.colors import jmol_colors
 from tqdm import tqdm
 
 from ocp_scn.data.constraints import held_atoms
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.errors import InputError, UnreadableError, cause
 from ocp_scn.fairchem.finite import check_label
+from ocp_scn.fairchem.structures import place_fault
 from ocp_scn.predictions import structure_name
 
 ASE_LMDB = "*.aselmdb"
@@ -62,7 +64,22 @@ def ase_files(source: str) -> list[Path]:
 
 
 def read_structures(source: str, rows: Sequence[int]) -> list[Atoms]:
-    """Return some structures of a data set, to be drawn, in the order of their ``rows``."""
+    """Return some structures of a data set, to be drawn, in the order of their ``rows``.
+
+    Raises:
+        InputError: for positions or a cell that are none.
+    """
+    found = _structures(source, rows)
+    for row, atoms in zip(rows, found, strict=True):
+        fault = place_fault(atoms)
+        if fault is not None:
+            raise InputError(f"data set {source!r}: structure {row}: {fault}")
+        unknown = (atoms.numbers < 0) | (atoms.numbers >= len(jmol_colors))
+        atoms.numbers[unknown] = 0  # X: ASE has no colour for them
+    return found
+
+
+def _structures(source: str, rows: Sequence[int]) -> list[Atoms]:
     if not ase_files(source):
         from ocp_scn.fairchem.v1.lmdb import open_data_set, read_sample  # noqa: PLC0415  # of one line
 

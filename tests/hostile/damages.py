@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,8 @@ def wrong_values(write: Callable[[Path, list[Any]], None]) -> Damage:
         else:
             atoms.info["fid"] = 0.5
         atoms.calc.atoms = atoms.copy()  # or ASE takes the results for those of another structure
-        write(path, found)
+        with suppress(OSError):  # the data set's writer finds afterwards that the value does not come back
+            write(path, found)
 
     return damage
 

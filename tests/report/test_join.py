@@ -74,6 +74,23 @@ def test_missing_foreign_and_double_ids_of_predictions(run_dir, samples, capsys)
     assert "none of its 13 ids is in a data set known" in refusal(run_dir, capsys)
 
 
+@pytest.mark.parametrize(("value", "fault"), [(np.nan, "not finite: positions"), (1e12, "positions beyond")])
+def test_structures_that_cannot_be_drawn_are_named(run_dir, samples, value, fault, capsys):
+    for sample in samples:  # those with the largest errors are drawn
+        sample.pos[1, 2] = value
+    write_lmdb(run_dir.parent / "data/val", samples)
+    assert re.search(rf"data set '.*/val': structure \d+: {fault}", refusal(run_dir, capsys))
+
+
+def test_elements_without_a_colour_are_drawn(run_dir, samples):
+    for sample, element in zip(samples, (110, 118, 119, 200) * 3, strict=True):
+        sample.atomic_numbers[0] = element
+    write_lmdb(run_dir.parent / "data/val", samples)
+    assert write_report(run_dir)["s2ef"]["val"]["model"]["energy_mae"] == pytest.approx(
+        ERRORS.mean(), abs=1e-6
+    )
+
+
 def test_missing_foreign_and_double_ids_of_relaxations(run_dir, capsys):
     path = run_dir / RELAXED
     relaxed = read_relaxed(path)
