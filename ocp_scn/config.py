@@ -29,8 +29,8 @@ def setting(default: Any, meaning: str, low: float | None = None, high: float | 
 class SCNConfig:
     """Settings of a Spherical Channel Network; unknown keys and values out of range are errors.
 
-        Names and defaults are those of fairchem-core 1.10, so published configurations load. The settings below the
-    line are not in fairchem's model, and are off by default.
+    Names and defaults are those of fairchem-core 1.10, so published configurations load. The settings below
+    the line are not in fairchem's model, and are off by default.
     """
 
     regress_forces: bool = setting(True, "predict forces too")

@@ -16,8 +16,9 @@ HEAD = """<!-- Made from ocp_scn/config.py by `python tools/settings.py`; do not
 # Settings of the model
 
 All settings of the model. They are keys of the section `model` of a configuration, and arguments of
-`ocp_scn.SphericalChannelNetwork`. An unknown key, or a value out of range, is refused in one line. [scn.md](scn.md)
-explains the model. The last column says what `True` does; after "else" it says what `False` does.
+`ocp_scn.SphericalChannelNetwork`. An unknown key, or a value out of range, is refused in one line.
+[scn.md](scn.md) explains the model. The last column says what `True` does; after "else" it says what
+`False` does.
 
 ## Settings of fairchem-core 1.10
 
