@@ -1,7 +1,7 @@
 """Begin a training with the weights of a checkpoint.
 
 In fairchem-core 1.10 this is "main.py --mode train --config-yml FILE --finetune CHECKPOINT", in 2 it is
-"fairchem -c FILE finetune=CHECKPOINT"; whatever else these take may follow.
+"fairchem -c FILE finetune=CHECKPOINT". Other options and settings of these commands may follow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", type=Path, help="of the line of fairchem that is installed")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of the line of fairchem that is installed")
     parser.add_argument("--config", required=True, metavar="FILE", help="configuration of the training")
     return parser
 

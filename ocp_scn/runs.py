@@ -16,10 +16,10 @@ from ocp_scn.unpickling import TRUST_HELP
 
 MODES = {"train": "train", "validate": "validate", "relax": "run-relaxations"}  # of main.py
 _TEXTS = {
-    "train": "Train a model. A training that is named by --timestamp-id goes on from its last checkpoint.",
+    "train": "Train a model. --timestamp-id NAME resumes the training of that name from its last checkpoint.",
     "validate": "Evaluate a checkpoint on the validation set (dataset.val) of a configuration.",
     "relax": """Relax the systems of a data set (dataset.relax) with a checkpoint's forces.
-A relaxation that is named by --timestamp-id goes on with what is left.""",
+--timestamp-id NAME resumes the relaxation of that name.""",
 }
 _EXAMPLES = {
     "train": """ocp-scn train --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
@@ -32,8 +32,8 @@ _EXAMPLES = {
 _SETTINGS = """settings:
   --KEY=VALUE sets any key of the configuration, with dots between the levels and an equals sign:
   --optim.batch_size=8 --model.num_interactions=4 '--optim.lr_milestones=[20000,40000]'
-  The value is read as Python, or as a string if it is none.
-  A configuration of fairchem 2 (configs/fairchem2) takes such settings and no other options."""
+  The value is read as Python, or as a string if it is not valid Python.
+  With a configuration of fairchem 2 (configs/fairchem2), only such settings are allowed, no other options."""
 
 
 def build_parser(mode: str = "train") -> argparse.ArgumentParser:
@@ -47,27 +47,27 @@ def build_parser(mode: str = "train") -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add, flag = parser.add_argument, partial(parser.add_argument, action="store_true")
-    add("--config", "--config-yml", type=Path, required=True, metavar="FILE", help="the configuration")
-    add("--checkpoint", metavar="FILE", help="that the run begins with")
-    add("--run-dir", metavar="FOLDER", help="for checkpoints, results and logs (default: the current one)")
-    add("--timestamp-id", metavar="NAME", help="of the run's folders (default: the time)")
-    add("--identifier", metavar="TEXT", help="that ends the time as the run's name")
-    add("--seed", type=integer(0), metavar="N", help="of random numbers (default: 0)")
+    add("--config", "--config-yml", type=Path, required=True, metavar="FILE", help="configuration of the run")
+    add("--checkpoint", metavar="FILE", help="checkpoint to load")
+    add("--run-dir", metavar="FOLDER", help="where checkpoints, results and logs go (default: .)")
+    add("--timestamp-id", metavar="NAME", help="name of the run's folders (default: the time)")
+    add("--identifier", metavar="TEXT", help="text after the time in the run's name")
+    add("--seed", type=integer(0), metavar="N", help="seed of random numbers (default: 0)")
     add("--print-every", type=integer(1), metavar="N", help="steps between lines of run.log (default: 10)")
-    flag("--verbose", help="print all that run.log has")
+    flag("--verbose", help="print everything that run.log has")
     flag("--debug", help="write no files")
     flag("--trust", help=TRUST_HELP)
     flag("--cpu", help="use no GPU")
-    flag("--amp", help="mixed precision of GPUs")
-    add("--num-gpus", type=integer(1), metavar="N", help="processes of a node (default: 1), also with --cpu")
-    add("--num-nodes", type=integer(1), metavar="N", help="nodes of a job (default: 1)")
-    flag("--submit", help="make a job of SLURM (docs/clusters.md)")
-    add("--logdir", metavar="FOLDER", help="for what jobs print (default: logs)")
-    add("--sweep-yml", metavar="FILE", help="values of settings; each combination is a job")
+    flag("--amp", help="mixed precision, on GPUs")
+    add("--num-gpus", type=integer(1), metavar="N", help="processes per node (default: 1), also with --cpu")
+    add("--num-nodes", type=integer(1), metavar="N", help="nodes of the job (default: 1)")
+    flag("--submit", help="run as a SLURM job (docs/clusters.md)")
+    add("--logdir", metavar="FOLDER", help="where the output of jobs goes (default: logs)")
+    add("--sweep-yml", metavar="FILE", help="lists of values of settings; each combination is a job")
     for name, text in (("partition", "partition"), ("account", "account"), ("qos", "quality of service")):
-        add(f"--slurm-{name}", metavar="NAME", help=f"{text} of jobs")
-    add("--slurm-mem", type=integer(1), metavar="GB", help="memory of a node (default: 80)")
-    add("--slurm-timeout", type=integer(1), metavar="HOURS", help="of a job (default: 72)")
+        add(f"--slurm-{name}", metavar="NAME", help=f"{text} of the job")
+    add("--slurm-mem", type=integer(1), metavar="GB", help="memory per node (default: 80)")
+    add("--slurm-timeout", type=integer(1), metavar="HOURS", help="time limit of the job (default: 72)")
     return parser
 
 
