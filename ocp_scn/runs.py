@@ -89,12 +89,12 @@ def _run(mode: str, words: Sequence[str], args: argparse.Namespace, settings: Se
 
 def _run_in_fairchem2(mode: str, args: argparse.Namespace, settings: Sequence[str]) -> None:
     if mode == "relax":
-        raise InputError("relax needs fairchem-core 1.10; with 2, ASE relaxes (docs/fairchem2.md)")
+        raise InputError("relax needs fairchem-core 1.10; in 2, relax with ASE (docs/fairchem2.md)")
     given = sorted(set(vars(args)) - {"config"})
     if given:
         option = f"--{given[0].replace('_', '-')}"
         raise InputError(
-            f"{option} is an option of fairchem 1; 2 takes settings, such as job.device_type=CPU"
+            f"{option} is an option of fairchem 1; with fairchem 2 use settings, such as job.device_type=CPU"
         )
     from ocp_scn.fairchem.v2.command import run  # noqa: PLC0415
 
@@ -112,8 +112,8 @@ def check_line(config: Path) -> int:
         here = f"fairchem-core {version('fairchem-core')}" if line else "no fairchem"
         extra, target = ("fairchem", "env") if needed == 1 else ("fairchem2", "env-fairchem2")
         raise InputError(
-            f"--config {config} is for fairchem-core {needed}, and {here} is installed; make {target}, or "
-            f"pip install 'ocp-scn[{extra}]' in an environment of its own (docs/install.md)"
+            f"--config {config} is for fairchem-core {needed}, and {here} is installed; run make {target}, "
+            f"or pip install 'ocp-scn[{extra}]' in another environment (docs/install.md)"
         )
     return line
 

@@ -163,9 +163,7 @@ class Unpickler(pickle.Unpickler):
 
     def unknown(self, module: str, name: str) -> Any:
         """Refuse what is not known."""
-        error = RefusedError(
-            f"refused {f'{module}.{name}'!r}: nothing that arrays and plain values consist of"
-        )
+        error = RefusedError(f"refused {f'{module}.{name}'!r}, which is no part of arrays or plain values")
         error.module = module
         raise error
 

@@ -31,7 +31,7 @@ def parse_rules(texts: Sequence[str], *, by: str, seed: int) -> dict[str, Rule]:
         name, _, rule = text.partition("=")
         if not name.isidentifier() or name == TRAIN or name in rules:
             raise InputError(
-                f"--split {text!r}: {name!r} is not a new name; {TRAIN!r} is what other splits leave"
+                f"--split {text!r}: {name!r} is not a new name; {TRAIN!r} has the frames of no other"
             )
         rules[name] = _parse_rule(text, rule, by, seed)
     return rules
