@@ -94,7 +94,7 @@ dist: $(TOOLS)/ready ## build the source distribution and the wheel into dist/
 	$(TOOLS)/bin/python -m build
 
 docs: $(TOOLS)/ready ## build the site into build/site
-	@NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/mkdocs build --strict
 	@echo "wrote build/site/index.html"
 
 clean: ## remove caches and build leftovers; the environment stays

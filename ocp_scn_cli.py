@@ -25,17 +25,19 @@ class Command(NamedTuple):
 
 _RUNS = "ocp_scn.runs"
 COMMANDS = {
-    "train": Command(_RUNS, ("train",), "train a model, or go on with a training"),
+    "train": Command(_RUNS, ("train",), "train a model, or resume a training"),
     "validate": Command(_RUNS, ("validate",), "evaluate a checkpoint on labelled data"),
-    "predict": Command("ocp_scn.predict", (), "predict structures of a file or a folder with a checkpoint"),
+    "predict": Command("ocp_scn.predict", (), "predict the structures in a file or folder with a checkpoint"),
     "relax": Command(_RUNS, ("relax",), "relax a data set with a checkpoint's forces"),
-    "finetune": Command(_RUNS, ("finetune",), "train a published checkpoint on data of your own"),
-    "data": Command("ocp_scn.data.__main__", (), "make data sets of calculations, or a sample"),
+    "finetune": Command(_RUNS, ("finetune",), "fine-tune a checkpoint on your own data"),
+    "data": Command(
+        "ocp_scn.data.__main__", (), "make data sets from calculations, make a sample, print statistics"
+    ),
     "submission": Command("ocp_scn.submission.__main__", (), "write and check files for the leaderboards"),
     "checkpoint": Command("ocp_scn.checkpoint", (), "convert checkpoints between fairchem 1 and 2"),
-    "report": Command("ocp_scn.report.__main__", (), "tables and figures of a run"),
-    "viz": Command("ocp_scn.viz.__main__", (), "pictures of spherical channels"),
-    "configs": Command("ocp_scn.experiments", (), "list the experiments that come with it, and copy one"),
+    "report": Command("ocp_scn.report.__main__", (), "write a report of a run: tables and figures"),
+    "viz": Command("ocp_scn.viz.__main__", (), "draw the spherical channels of a network"),
+    "configs": Command("ocp_scn.experiments", (), "list the included experiments, and copy one"),
 }
 _EXAMPLES = """examples:
   ocp-scn configs copy s2ef/example/scn
@@ -78,7 +80,7 @@ def _help() -> str:
             "usage: ocp-scn COMMAND ...",
             "       ocp-scn COMMAND --help",
             "       ocp-scn --version",
-            "\nThe Spherical Channel Network: train it, use it, compare it.\n\ncommands:",
+            "\nTrain and use the Spherical Channel Network.\n\ncommands:",
             *lines,
             f"\n{_SETTINGS}\n\n{_EXAMPLES}",
         ]

@@ -36,15 +36,15 @@ class SCNCalculator(Calculator):
         atoms.calc = SCNCalculator("checkpoint.pt")
         atoms.get_potential_energy()
 
-    Energies are in eV, and include the element references that the model was trained with; forces in eV/Å;
-    the stress in eV/Å³, of models whose forces are derivatives of the energy. The averaged weights predict,
-    where the checkpoint has them.
+    Energies are in eV, and include the element references that the model was trained with. Forces are in
+    eV/Å. Models whose forces are derivatives of the energy also give the stress, in eV/Å³. Predictions use
+    the averaged weights if the checkpoint has them.
 
     Args:
-        checkpoint: a file of fairchem-core 1 (a published one too), or an inference checkpoint of 2; neither
-            has to be installed.
-        device: ``cpu``, ``cuda``, ``cuda:1``; the GPU if there is one.
-        dtype: ``float32``, in which models are trained, or ``float64``, for vibrations say.
+        checkpoint: a checkpoint of fairchem-core 1 (also a published one), or an inference checkpoint of
+            fairchem-core 2; fairchem need not be installed.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; if None, the GPU if there is one.
+        dtype: ``float32``, in which models are trained, or ``float64``, for example for vibrations.
         strict_elements: refuse elements that were not in the training data, instead of a warning.
 
     Raises:
@@ -84,7 +84,7 @@ class SCNCalculator(Calculator):
 
         Raises:
             InputError: for structures that the model cannot compute.
-            PropertyNotImplementedError: for the stress of what has no volume.
+            PropertyNotImplementedError: for the stress of a structure without a volume.
         """
         super().calculate(atoms, properties, system_changes)
         if "stress" in properties:
@@ -96,11 +96,11 @@ class SCNCalculator(Calculator):
         """Return the results of several structures, computed as one batch.
 
         Args:
-            structures: of ASE; their own calculators are not asked.
+            structures: of ASE; their own calculators are not used.
 
         Returns:
-            For each of them ``energy`` and ``free_energy``, eV; ``forces`` (n, 3), eV/Å, where the model has
-            them; ``stress`` (6,), eV/Å³ in Voigt's order, where it is defined.
+            For each structure ``energy`` and ``free_energy``, eV; ``forces`` (n, 3), eV/Å, if the model has
+            them; ``stress`` (6,), eV/Å³ in Voigt's order, if it is defined.
 
         Raises:
             InputError: for structures that the model cannot compute.
@@ -121,15 +121,16 @@ class SCNCalculator(Calculator):
         max_atoms: int = 1000,
         optimizer: type[Optimizer] = LBFGS,
     ) -> list[bool]:
-        """Relax structures in place, step by step together; return whether each has converged.
+        """Relax structures in place; return whether each has converged.
 
-        Every structure has an optimizer of ASE to itself, which heeds its constraints; the model computes all
-        that are not converged yet in batches. Afterwards each structure's calculator has its last results.
+        Each structure has its own ASE optimizer, which respects its constraints. In each step the model
+        computes all structures that have not converged yet in batches. Afterwards each structure's calculator
+        has its last results.
 
         Args:
             structures: of ASE.
             fmax: largest force on an atom at which a structure has converged, eV/Å.
-            steps: at most so many.
+            steps: largest number of steps.
             max_atoms: of a batch; a larger structure is a batch by itself.
             optimizer: class of ASE whose ``step`` needs the forces of one structure, such as ``FIRE``.
 

@@ -26,9 +26,9 @@ from ocp_scn.options import Parser, status_of
 from ocp_scn.trained import Trained, from_fairchem1, to_fairchem1
 from ocp_scn.unpickling import TRUST_HELP, trust
 
-DESCRIPTION = """Convert checkpoints between fairchem 1 and 2. What predictions need is carried over:
-settings, weights and their average, normalizers, element references, trained elements. The state of a
-training is not."""
+DESCRIPTION = """Convert checkpoints between fairchem 1 and 2. The new checkpoint has what predictions need:
+settings, weights and their average, normalizers, element references, trained elements. It does not have the
+state of the training."""
 EPILOG = """examples:
   ocp-scn checkpoint convert scn_t1_b1_s2ef_2M.pt scn_t1_b1_s2ef_2M-fairchem2.pt
   ocp-scn checkpoint convert runs/fairchem2/NAME/checkpoints/final/inference_ckpt.pt fairchem1.pt"""
@@ -107,8 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "convert",
-        help="write a checkpoint of one line of fairchem for the other",
-        description="Write a checkpoint of one line of fairchem for the other; a file shows its line itself.",
+        help="convert a checkpoint to the other line of fairchem",
+        description="Convert a checkpoint to the other line of fairchem; the command finds out its line.",
         epilog=EPILOG,
     )
     command.add_argument("source", type=Path, help="checkpoint of fairchem 1, or inference checkpoint of 2")
@@ -116,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--task-name", default="oc20", help="name of the data set in fairchem 2 (default: %(default)s)"
     )
-    command.add_argument("--overwrite", action="store_true", help="replace the target")
+    command.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     command.add_argument("--trust", action="store_true", help=TRUST_HELP)
     return parser
 

@@ -29,8 +29,8 @@ def setting(default: Any, meaning: str, low: float | None = None, high: float | 
 class SCNConfig:
     """Settings of a Spherical Channel Network; unknown keys and values out of range are errors.
 
-    Names and defaults are those of fairchem-core 1.10, so published configurations load; what goes
-    beyond that model stands below the line and is off by default.
+    Names and defaults are those of fairchem-core 1.10, so published configurations load. The settings below
+    the line are not in fairchem's model, and are off by default.
     """
 
     regress_forces: bool = setting(True, "predict forces too")
@@ -41,34 +41,34 @@ class SCNConfig:
     sphere_channels: int = setting(128, "C: spherical channels of an atom", 1)
     sphere_channels_reduce: int = setting(128, "C': channels inside a layer", 1)
     hidden_channels: int = setting(256, "H: width of the message network of near edges", 1)
-    num_taps: int = setting(-1, "T: rolls averaged in a message; -1 means 4 mmax (1 for mmax 0)", -1, 1000)
-    use_grid: bool = setting(True, "aggregate on a sphere grid; else a plain sum")
-    num_bands: int = setting(1, "b: truncations that go to the grid; at most lmax + 1", 1)
-    num_sphere_samples: int = setting(128, "N: points of the readouts' integral", 1, 100_000)
-    max_num_elements: int = setting(90, "atomic numbers are below this", 1)
-    num_resolutions: int = setting(2, "2: far edges get a lower degree and width", 1, 2)
+    num_taps: int = setting(-1, "T: rolls averaged in a message; -1: 4 mmax (1 if mmax is 0)", -1, 1000)
+    use_grid: bool = setting(True, "update atoms by a network on a sphere grid; else by sums alone")
+    num_bands: int = setting(1, "b: truncations of the signal on the grid; at most lmax + 1", 1)
+    num_sphere_samples: int = setting(128, "N: number of sphere points of the readouts", 1, 100_000)
+    max_num_elements: int = setting(90, "number of element embeddings; atomic numbers are below it", 1)
+    num_resolutions: int = setting(2, "2: far edges have a lower degree and width", 1, 2)
     cutoff: float = setting(8.0, "radius of the graph, Å", 1e-3)
-    max_num_neighbors: int = setting(20, "nearest sources kept for a target; -1 keeps all", -1)
+    max_num_neighbors: int = setting(20, "nearest sources that a target keeps; -1: all", -1)
     num_basis_functions: int = setting(128, "width of the edge features", 1)
     distance_function: str = setting("gaussian", "shape of the basis functions of distances")
-    basis_width_scalar: float = setting(1.0, "width of a basis function over their spacing", 1e-6)
-    distance_resolution: float = setting(0.02, "spacing of the basis functions, about, Å", 1e-6)
+    basis_width_scalar: float = setting(1.0, "width of the basis functions divided by their spacing", 1e-6)
+    distance_resolution: float = setting(0.02, "approximate spacing of the basis functions, Å", 1e-6)
     use_pbc: bool = setting(True, "use the data's periodic boundary conditions; else none")
     use_pbc_single: bool = setting(True, "build the graph one system at a time: less memory")
     otf_graph: bool = setting(False, "build the graph in the model; else take it from the data")
-    show_timing_info: bool = setting(False, "log the time of every forward")
+    show_timing_info: bool = setting(False, "log the time of every forward pass")
     # --- beyond fairchem's model
     training_roll: str = setting("random", "roll of the edge frames in training")
-    evaluation_roll: str = setting("fixed", "the same in evaluation; fixed gives the same bits")
-    eval_num_taps: int = setting(0, "taps in evaluation; 0 means num_taps, -1 means 4 mmax", -1, 1000)
+    evaluation_roll: str = setting("fixed", "roll of the edge frames in evaluation")
+    eval_num_taps: int = setting(0, "taps in evaluation; 0: num_taps, -1: 4 mmax", -1, 1000)
     smooth: bool = setting(False, "messages fade out at the cutoff: a continuous energy surface")
     regress_stress: bool = setting(False, "predict stress too, by the energy's strain derivative")
-    sphere_quadrature: str = setting("spiral", "points of the readouts' integral")
-    grid_resolution: int = setting(0, "latitudes of the grid; 0 means 2 (lmax + 1)", 0, 200)
-    keep_tied_neighbors: bool = setting(False, "beyond the cap, keep those as far as the last one kept")
-    compute_dtype: str = setting("float32", "of the layers' matrix products; tf32 is for GPUs")
-    cuda_graphs: bool = setting(False, "replay evaluations of repeated sizes: for MD and relaxations on GPUs")
-    strict_elements: bool = setting(False, "refuse elements that were not trained, rather than warn")
+    sphere_quadrature: str = setting("spiral", "kind of the readouts' sphere points")
+    grid_resolution: int = setting(0, "latitudes of the grid; 0: 2 (lmax + 1)", 0, 200)
+    keep_tied_neighbors: bool = setting(False, "keep all neighbours as far as the last one kept")
+    compute_dtype: str = setting("float32", "precision of the layers' matrix products; tf32 is for GPUs")
+    cuda_graphs: bool = setting(False, "replay evaluations of repeated sizes as CUDA graphs")
+    strict_elements: bool = setting(False, "refuse elements that the training data lack; else warn")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> SCNConfig:

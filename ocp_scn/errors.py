@@ -1,4 +1,4 @@
-"""The exceptions for input that a user can mend."""
+"""The exceptions for input that a user can correct."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ class InputError(ValueError):
 
 
 class UnreadableError(InputError):
-    """A file or a frame that is damaged or foreign, which other files and frames can do without."""
+    """A file or a frame that is damaged or of another kind; other files and frames can still be read."""
 
 
 def refuse(error: UnreadableError) -> None:
-    """Raise the error; what reads files calls this, or another function that leaves the thing out."""
+    """Raise the error; readers of files call this, or another function that leaves the file or frame out."""
     raise error
 
 
 def memory_fault(error: MemoryError) -> str:
-    """Return what a command says that has too little memory."""
+    """Return the message of a command that has too little memory."""
     return f"there is too little memory: {cause(error)}"
 
 
 def cause(error: Exception) -> str:
-    """Return what an error says in one line, or its name where it says nothing."""
+    """Return an error's message in one line, or its name if it has no message."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def shown(value: object) -> str:
-    """Return a value as a message names it: in one line, and no longer than a line."""
+    """Return a value for a message, shortened to one line."""
     text = " ".join(repr(value).split())
     return text if len(text) < 80 else f"{text[:75]}..."
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Return what a message says after an unknown name: the nearest known one, else all of them."""
+    """Return the end of a message about an unknown name: the nearest known name, else all known names."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"

@@ -93,20 +93,22 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog="ocp-scn configs",
-        description="List the experiments that come with the package, and copy one to run or change it.",
+        description="List the experiments of the package, and copy one to run or change it.",
         epilog=EPILOG,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    commands.add_parser("list", help="print the names of all", epilog="example:\n  ocp-scn configs list")
+    commands.add_parser(
+        "list", help="print the names of all experiments", epilog="example:\n  ocp-scn configs list"
+    )
     command = commands.add_parser(
         "copy",
-        help="copy one and what it includes",
-        description="Copy an experiment and what it includes to FOLDER/configs.",
+        help="copy an experiment and the files that it includes",
+        description="Copy an experiment and the files that it includes to FOLDER/configs.",
         epilog=EPILOG,
     )
-    command.add_argument("name", metavar="NAME", help="of the list")
+    command.add_argument("name", metavar="NAME", help="name in the list")
     command.add_argument(
-        "folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="(default: the current one)"
+        "folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="where to copy it (default: .)"
     )
     return parser
 

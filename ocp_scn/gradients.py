@@ -10,7 +10,7 @@ from ocp_scn.ops.sums import segment_sum, sum_at_atoms
 
 
 def edge_gradients(energy: Tensor, vec: Tensor, *, create_graph: bool) -> Tensor:
-    """Return dE/dvec (E, 3), the derivative of all energies by the edge vectors, eV/Å.
+    """Return dE/dvec (E, 3), the derivative of all energies with respect to the edge vectors, eV/Å.
 
     An SCN's energy depends on positions through edge vectors alone, so this one derivative gives
     forces and stress.
@@ -37,7 +37,7 @@ def forces_from_edges(gradient: Tensor, graph: Graph, num_atoms: int) -> Tensor:
 def stress_from_edges(gradient: Tensor, graph: Graph, system: Tensor, cell: Tensor) -> Tensor:
     """Return the stress (B, 3, 3), eV/Å^3: dE/dstrain / volume for a symmetric strain of atoms and cell.
 
-    A strain e takes vec to vec + vec e, so dE/de = sum over edges of vec^T dE/dvec, symmetrised.
+    A strain e changes vec to vec + vec e, so dE/de = sum over edges of vec^T dE/dvec, symmetrised.
 
     Args:
         gradient: (E, 3) dE/dvec.

@@ -19,8 +19,8 @@ class Graph:
     """Directed edges source -> target, the near ones first; within a resolution sorted by target and length.
 
     Attributes:
-        source: (E,) index of the atom that sends.
-        target: (E,) index of the atom that receives.
+        source: (E,) index of the atom from which the message comes.
+        target: (E,) index of the atom that receives the message.
         vec: (E, 3) pos[source] - pos[target] + periodic offset, Å.
         sizes: number of edges of each resolution, near first; sums to E.
     """
@@ -32,7 +32,7 @@ class Graph:
 
 
 def sort_by_target(distance: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort edges by target, those of a target by distance.
+    """Sort edges by target, and the edges of a target by distance.
 
     Equal distances keep the order of the edges, so ranks never depend on how a sort breaks ties.
 
@@ -61,17 +61,17 @@ def build_graph(
     keep_tied_neighbors: bool = False,
     counts: np.ndarray | None = None,
 ) -> Graph:
-    """Cap the edges of each target at the nearest, if wanted, and put near edges before far ones.
+    """Keep the nearest edges of each target, and put near edges before far ones.
 
     Args:
-        source: (E,) sending atoms.
-        target: (E,) receiving atoms.
+        source: (E,) source atoms.
+        target: (E,) target atoms.
         vec: (E, 3) edge vectors, Å.
         num_resolutions: 1 (all edges near) or 2 (ranks 0..11 near, the rest far).
         max_num_neighbors: edges kept for a target; -1 keeps all.
-        keep_tied_neighbors: keep those as long as the last one too, to `TIE`; near edges likewise.
-        counts: (A,) edges of each target, where they are known on the host: then nothing waits for the
-            device, ties aside.
+        keep_tied_neighbors: also keep edges as long as the last one, to `TIE`; near edges likewise.
+        counts: (A,) number of edges of each target, if known on the host; then the host need not wait for
+            the device, except for ties.
     """
     distance = vec.detach().norm(dim=-1)
     order, rank = sort_by_target(distance, target)

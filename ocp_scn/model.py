@@ -77,7 +77,7 @@ class EdgeBlock(nn.Module):
     def forward(
         self, x: Tensor, elements: tuple[Tensor, Tensor], radial: Tensor, edges: Sequence[Edges]
     ) -> Tensor:
-        """Return the layer's update (A, K, C) of signals x, (A, K, C), or (A, 1, C) ahead of the first.
+        """Return the layer's update (A, K, C) of signals x, (A, K, C), or (A, 1, C) before the first.
 
         Args:
             x: the signals.
@@ -94,9 +94,9 @@ class EdgeBlock(nn.Module):
 
 
 class SCN(TableModule):
-    """Spherical Channel Network: energies, and forces if asked for, of atomic systems.
+    """Spherical Channel Network: energies, and forces if the settings ask for them, of atomic systems.
 
-    Its state dict bears the names of fairchem's built-in SCN; those of either load into the other.
+    Its state dict has the names of fairchem's built-in SCN, so each loads into the other model.
 
     Args:
         config: the settings.
@@ -133,8 +133,8 @@ class SCN(TableModule):
             num_systems: B.
 
         Returns:
-            (B,) energies and (A, 3) forces (None without a readout of their own;
-            `ocp_scn.gradients` then makes them of the energies).
+            (B,) energies and (A, 3) forces (None without a readout for forces;
+            `ocp_scn.gradients` then computes them from the energies).
         """
         distance = graph.vec.norm(dim=-1)
         radial = self.distance_expansion(distance)  # (E, R)

@@ -1,9 +1,9 @@
-"""Predict energies, forces and stresses of structures in files, into an extended XYZ file.
+"""Predict energies, forces and stresses of structures in files, and write an extended XYZ file.
 
-Reads what ASE reads (extxyz, traj, db, cif, POSCAR, ...) and the data sets of both lines of fairchem, with a
-checkpoint of either line. Energies include the element references, forces are those of all atoms.
-What the structures have beside stays with them. Labels among it get other names, such as label_energy, and
-the errors of the predictions are printed.
+Reads the files that ASE reads (extxyz, traj, db, cif, POSCAR, ...) and the data sets of both lines of
+fairchem. The checkpoint may be of either line. Energies include the element references, and forces are those
+of all atoms. The structures keep their other data. Labels get other names, such as label_energy, and the
+errors of the predictions are printed.
 """
 
 from __future__ import annotations
@@ -270,20 +270,22 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog=EPILOG,
     )
-    parser.add_argument("checkpoint", type=Path, help="of fairchem 1, or an inference checkpoint of 2")
-    parser.add_argument("structures", type=Path, help="file, or folder that is searched through")
+    parser.add_argument(
+        "checkpoint", type=Path, help="checkpoint of fairchem 1, or inference checkpoint of 2"
+    )
+    parser.add_argument("structures", type=Path, help="file, or folder that is searched with its subfolders")
     parser.add_argument("-o", "--output", type=Path, required=True, help="extended XYZ file to write")
     parser.add_argument(
         "--max-atoms",
         type=integer(1),
         default=1000,
-        help="of a batch (default: 1000; more may be faster on a GPU)",
+        help="atoms in a batch (default: 1000; more may be faster on a GPU)",
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:1 (default: the GPU if there is one)")
     parser.add_argument(
-        "--dtype", choices=["float32", "float64"], default="float32", help="(default: %(default)s)"
+        "--dtype", choices=["float32", "float64"], default="float32", help="precision (default: %(default)s)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument("--trust", action="store_true", help=TRUST_HELP)
     return parser
 

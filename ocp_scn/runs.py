@@ -19,11 +19,11 @@ from ocp_scn.unpickling import TRUST_HELP
 # Of main.py.
 MODES = {"train": "train", "finetune": "train", "validate": "validate", "relax": "run-relaxations"}
 _TEXTS = {
-    "train": "Train a model. A training that is named by --timestamp-id goes on from its last checkpoint.",
+    "train": "Train a model. --timestamp-id NAME resumes the training of that name from its last checkpoint.",
     "finetune": "Train the model of a checkpoint on other data, beginning with its weights.",
     "validate": "Evaluate a checkpoint on the validation set (dataset.val) of a configuration.",
     "relax": """Relax the systems of a data set (dataset.relax) with a checkpoint's forces.
-A relaxation that is named by --timestamp-id goes on with what is left.""",
+--timestamp-id NAME resumes the relaxation of that name.""",
 }
 _EXAMPLES = {
     "train": """ocp-scn train --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
@@ -38,8 +38,8 @@ _EXAMPLES = {
 _SETTINGS = """settings:
   --KEY=VALUE sets any key of the configuration, with dots between the levels and an equals sign:
   --optim.batch_size=8 --model.num_interactions=4 '--optim.lr_milestones=[20000,40000]'
-  The value is read as Python, or as a string if it is none.
-  A configuration of fairchem 2 (configs/fairchem2) takes such settings and no other options."""
+  The value is read as Python, or as a string if it is not valid Python.
+  With a configuration of fairchem 2 (configs/fairchem2), only such settings are allowed, no other options."""
 
 
 def build_parser(mode: str = "train") -> argparse.ArgumentParser:
@@ -54,32 +54,32 @@ def build_parser(mode: str = "train") -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add, flag = parser.add_argument, partial(parser.add_argument, action="store_true")
-    add("--config", "--config-yml", type=Path, required=True, metavar="FILE", help="the configuration")
+    add("--config", "--config-yml", type=Path, required=True, metavar="FILE", help="configuration of the run")
     if mode == "finetune":
-        add("checkpoint", metavar="CHECKPOINT", help="whose weights the training begins with")
+        add("checkpoint", metavar="CHECKPOINT", help="checkpoint whose weights the training begins with")
     else:
-        add("--checkpoint", metavar="FILE", help="that the run begins with")
-    add("--run-dir", metavar="FOLDER", help="for checkpoints, results and logs (default: the current one)")
-    add("--timestamp-id", metavar="NAME", help="of the run's folders (default: the time)")
-    add("--identifier", metavar="TEXT", help="that ends the time as the run's name")
-    add("--seed", type=integer(0), metavar="N", help="of random numbers (default: 0)")
+        add("--checkpoint", metavar="FILE", help="checkpoint to load")
+    add("--run-dir", metavar="FOLDER", help="where checkpoints, results and logs go (default: .)")
+    add("--timestamp-id", metavar="NAME", help="name of the run's folders (default: the time)")
+    add("--identifier", metavar="TEXT", help="text after the time in the run's name")
+    add("--seed", type=integer(0), metavar="N", help="seed of random numbers (default: 0)")
     add("--print-every", type=integer(1), metavar="N", help="steps between lines of run.log (default: 10)")
-    flag("--verbose", help="print all that run.log has")
+    flag("--verbose", help="print everything that run.log has")
     flag("--debug", help="write no files")
     if MODES[mode] == "train":
-        flag("--report", help="write the report of the run at its end, as ocp-scn report does")
+        flag("--report", help="write a report of the run at its end, as ocp-scn report does")
     flag("--trust", help=TRUST_HELP)
     flag("--cpu", help="use no GPU")
-    flag("--amp", help="mixed precision of GPUs")
-    add("--num-gpus", type=integer(1), metavar="N", help="processes of a node (default: 1), also with --cpu")
-    add("--num-nodes", type=integer(1), metavar="N", help="nodes of a job (default: 1)")
-    flag("--submit", help="make a job of SLURM (docs/clusters.md)")
-    add("--logdir", metavar="FOLDER", help="for what jobs print (default: logs)")
-    add("--sweep-yml", metavar="FILE", help="values of settings; each combination is a job")
+    flag("--amp", help="mixed precision, on GPUs")
+    add("--num-gpus", type=integer(1), metavar="N", help="processes per node (default: 1), also with --cpu")
+    add("--num-nodes", type=integer(1), metavar="N", help="nodes of the job (default: 1)")
+    flag("--submit", help="run as a SLURM job (docs/clusters.md)")
+    add("--logdir", metavar="FOLDER", help="where the output of jobs goes (default: logs)")
+    add("--sweep-yml", metavar="FILE", help="lists of values of settings; each combination is a job")
     for name, text in (("partition", "partition"), ("account", "account"), ("qos", "quality of service")):
-        add(f"--slurm-{name}", metavar="NAME", help=f"{text} of jobs")
-    add("--slurm-mem", type=integer(1), metavar="GB", help="memory of a node (default: 80)")
-    add("--slurm-timeout", type=integer(1), metavar="HOURS", help="of a job (default: 72)")
+        add(f"--slurm-{name}", metavar="NAME", help=f"{text} of the job")
+    add("--slurm-mem", type=integer(1), metavar="GB", help="memory per node (default: 80)")
+    add("--slurm-timeout", type=integer(1), metavar="HOURS", help="time limit of the job (default: 72)")
     return parser
 
 
@@ -131,11 +131,11 @@ def _run_in_fairchem2(
 ) -> Path:
     """Run a configuration of fairchem-core 2; return the run's folder."""
     if mode == "relax":
-        raise InputError("relax needs fairchem-core 1.10; with 2, ASE relaxes (docs/fairchem2.md)")
+        raise InputError("relax needs fairchem-core 1.10; in 2, relax with ASE (docs/fairchem2.md)")
     if options:
         option = f"--{min(options).replace('_', '-')}"
         raise InputError(
-            f"{option} is an option of fairchem 1; 2 takes settings, such as job.device_type=CPU"
+            f"{option} is an option of fairchem 1; with fairchem 2 use settings, such as job.device_type=CPU"
         )
     from ocp_scn.fairchem.v2.command import run  # noqa: PLC0415  # where this line is installed
     from ocp_scn.fairchem.v2.finetuning import begin_with  # noqa: PLC0415
@@ -155,8 +155,8 @@ def check_line(config: Path) -> int:
         here = f"fairchem-core {version('fairchem-core')}" if line else "no fairchem"
         extra, target = ("fairchem", "env") if needed == 1 else ("fairchem2", "env-fairchem2")
         raise InputError(
-            f"--config {config} is for fairchem-core {needed}, and {here} is installed; make {target}, or "
-            f"pip install 'ocp-scn[{extra}]' in an environment of its own (docs/install.md)"
+            f"--config {config} is for fairchem-core {needed}, and {here} is installed; run make {target}, "
+            f"or pip install 'ocp-scn[{extra}]' in another environment (docs/install.md)"
         )
     return line
 

@@ -62,7 +62,7 @@ def read(
         )
     except RefusedError as error:
         raise InputError(
-            f"{path}: {cause(error)}; --trust or {TRUST}=1 reads files of those whom you trust"
+            f"{path}: {cause(error)}; for files that you trust, pass --trust or set {TRUST}=1"
         ) from error
     except _FOREIGN as error:
         raise _unreadable(path, cause(error)) from error

@@ -23,7 +23,7 @@ from ocp_scn.errors import UnreadableError
 
 # Of the environment, so that all processes of a run have it: 1 lets files run what they name.
 TRUST = "OCP_SCN_TRUST"
-TRUST_HELP = "let checkpoints and data sets run the programs that they may name (docs/security.md)"
+TRUST_HELP = "let checkpoints and data sets run code (docs/security.md)"
 # What damaged or foreign pickles end with.
 ERRORS: tuple[type[Exception], ...] = (pickle.UnpicklingError, LookupError, AttributeError, TypeError)
 ERRORS += (ValueError, EOFError, RuntimeError, OverflowError, MemoryError, AssertionError)
@@ -163,9 +163,7 @@ class Unpickler(pickle.Unpickler):
 
     def unknown(self, module: str, name: str) -> Any:
         """Refuse what is not known."""
-        error = RefusedError(
-            f"refused {f'{module}.{name}'!r}: nothing that arrays and plain values consist of"
-        )
+        error = RefusedError(f"refused {f'{module}.{name}'!r}, which is no part of arrays or plain values")
         error.module = module
         raise error
 

@@ -99,12 +99,12 @@ def test_runs_refuse_what_they_cannot_read(capsys, tmp_path):
 
 def test_a_configuration_of_the_other_line_is_named(capsys, monkeypatch):
     config = str(ROOT / "configs/fairchem2/s2ef/example.yaml")
-    assert "is for fairchem-core 2, and fairchem-core 1.10.0 is installed; make env-fairchem2" in refused(
+    assert "is for fairchem-core 2, and fairchem-core 1.10.0 is installed; run make env-fairchem2" in refused(
         capsys, "train", "--config", config
     )
     monkeypatch.setattr(runs, "installed_line", lambda: None)
     config = str(ROOT / "configs/s2ef/example/scn.yml")
-    assert "is for fairchem-core 1, and no fairchem is installed; make env, or" in refused(
+    assert "is for fairchem-core 1, and no fairchem is installed; run make env, or" in refused(
         capsys, "validate", "--config", config
     )
 

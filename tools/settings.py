@@ -15,17 +15,19 @@ PAGE = ROOT / "docs/settings.md"
 HEAD = """<!-- Made from ocp_scn/config.py by `python tools/settings.py`; do not edit. -->
 # Settings of the model
 
-Keys of the section `model` of a configuration, and arguments of `ocp_scn.SphericalChannelNetwork`. An
-unknown key, or a value out of range, is refused in one line. [scn.md](scn.md) says what the model does.
+All settings of the model. They are keys of the section `model` of a configuration, and arguments of
+`ocp_scn.SphericalChannelNetwork`. An unknown key, or a value out of range, is refused in one line.
+[scn.md](scn.md) explains the model. The last column says what `True` does; after "else" it says what
+`False` does.
 
-## Those of fairchem-core 1.10
+## Settings of fairchem-core 1.10
 
 Names and defaults are fairchem's, so published configurations load.
 """
 BEYOND = """
 ## Beyond the published model
 
-By default these leave the published model as it is, but for rolls that are fixed in evaluation.
+By default these leave the published model as it is, except that rolls are fixed in evaluation.
 [configs.md](configs.md#settings-beyond-the-published-model) says when to use them.
 """
 FIRST_BEYOND = "training_roll"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ocp_scn.data import convert, sample, stats
 from ocp_scn.options import Parser, status_of
 
-DESCRIPTION = "Make data sets: of your own calculations, or a sample that needs no download."
+DESCRIPTION = "Make a data set of your own calculations or a sample, or print statistics of one."
 EPILOG = "example: ocp-scn data sample datasets/sample"
 
 

@@ -55,7 +55,7 @@ def _lack_of_validation(recipe: Recipe, report: Report) -> list[str]:
     if recipe.val is not None or (report.split and set(report.frames) == {TRAIN}):  # which says so
         return []
     return [
-        f"nothing validates the training: no split is named val, or it lacks {' or '.join(recipe.labels)}"
+        f"nothing validates the training: there is no split val, or it lacks {' or '.join(recipe.labels)}"
     ]
 
 
@@ -66,7 +66,7 @@ def _header(args: argparse.Namespace, recipe: Recipe, command: str) -> list[Sect
             f"A training on {args.target}, written by ocp-scn data convert. Paths are those from "
             f"the folder in which it is started:\n  {command}\n"
             f"Sizes are chosen for {recipe.frames:,} training frames of {recipe.atoms:,} atoms: "
-            f"{recipe.size.name}, as in {recipe.size.like}, {weights:,} weights. Every key may be changed, "
+            f"{recipe.size.name}, as in {recipe.size.like}, {weights:,} weights. You may change every key, "
             "here or on the command line.",
             {},
         )

@@ -70,7 +70,7 @@ class Report:
                 if count < self.frames[split]:
                     raise InputError(
                         f"split {split!r} has {name!r} for {count} of its {self.frames[split]} frames only; "
-                        f"--leave-out {name} keeps it for none"
+                        f"--leave-out {name} drops it"
                     )
 
     def add(self, frame: Frame, split: str) -> None:

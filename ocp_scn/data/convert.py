@@ -28,9 +28,9 @@ from ocp_scn.errors import InputError, UnreadableError
 from ocp_scn.options import integer, number
 from ocp_scn.predictions import structure_name
 
-DESCRIPTION = """Turn calculations (extxyz, extxyz.xz, ASE databases and trajectories, OC20's pairs of
-extxyz.xz and txt, or LMDB files of fairchem-core 1) into data sets, one folder a split, and write the
-configuration of a training on them."""
+DESCRIPTION = """Convert calculations to data sets (one folder for each split), and write the configuration of
+a training on them. Reads extended XYZ files (also compressed), ASE's trajectories and databases, OC20's pairs
+of extxyz.xz and txt, and LMDB files of fairchem-core 1."""
 EPILOG = """examples:
   ocp-scn data convert mine.extxyz datasets/mine
   ocp-scn data convert relaxations.extxyz.xz datasets/mine --split val=0.1
@@ -44,65 +44,67 @@ _LARGEST_DISTANCE = 5.0  # Å; beyond it every structure has atoms that overlap
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``ocp-scn data convert``."""
-    parser.add_argument("source", type=Path, help="file, or folder that is searched through")
+    parser.add_argument("source", type=Path, help="file, or folder that is searched with its subfolders")
     parser.add_argument("target", type=Path, help="folder to make")
     parser.add_argument(
         "--split",
         action="append",
         default=[],
         metavar="NAME=RULE",
-        help="0.1: a random tenth; sids:a,b: these systems; every:10:5: frames with number %% 10 == 5; "
-        "may be repeated, the first that fits counts, other frames go to 'train'; 'none' alone: all do "
-        "(default: of calculations, a tenth each for val and test where there are enough)",
+        help="send frames to the split NAME; RULE is 0.1 for a random tenth, sids:a,b for these systems, or "
+        "every:10:5 for frames with number %% 10 == 5; may be repeated, and the first rule that fits counts; "
+        "all other frames go to 'train', with --split none all frames (default: a tenth each of "
+        "calculations for val and test, if there are enough)",
     )
     parser.add_argument(
         "--split-by",
         choices=["system", "frame"],
-        help="what a random split keeps together (default: system; frame where there are one or two systems "
-        "and no --split)",
+        help="whether a random split takes whole systems or single frames (default: system; frame for one or "
+        "two systems without --split)",
     )
-    parser.add_argument("--seed", type=integer(), default=0, help="of random splits (default: 0)")
+    parser.add_argument("--seed", type=integer(), default=0, help="seed of random splits (default: 0)")
     parser.add_argument(
         "--references",
         metavar="fit|none|FILE.npz",
-        help="energies of the elements, for trainings to subtract and predictions to add: fitted to 'train', "
-        "or coeff of an npz file (default: fit for calculations, none for adsorption energies and data sets)",
+        help="element references, which trainings subtract and predictions add: fit them to 'train', use "
+        "none, or read coeff of an npz file (default: fit for calculations, none for adsorption energies and "
+        "data sets)",
     )
     parser.add_argument(
         "--subtract-references",
         action="store_true",
-        help="write energies without the references; nothing adds them to predictions then",
+        help="write energies without the references; predictions then do not add them",
     )
-    parser.add_argument("--max-atoms", type=integer(1), help="leave out larger structures")
+    parser.add_argument("--max-atoms", type=integer(1), help="leave out structures with more atoms")
     parser.add_argument(
         "--max-num-elements",
         type=integer(2),
         default=90,
-        help="atomic numbers have to be below this, as in the model (default: 90)",
+        help="atomic numbers have to be below this setting of the model (default: 90)",
     )
     parser.add_argument(
         "--min-distance",
         type=number(above=0, up_to=_LARGEST_DISTANCE),
         default=0.5,
-        help=f"closer atoms overlap, Å (default: 0.5, at most {_LARGEST_DISTANCE:g})",
+        help=f"frames with closer atoms are bad, Å (default: 0.5, at most {_LARGEST_DISTANCE:g})",
     )
     parser.add_argument(
         "--bad-frames",
         choices=["refuse", "skip"],
         default="refuse",
-        help="stop at the first bad frame or file, or leave such out and count them (default: refuse)",
+        help="stop at the first bad frame or file, or leave bad ones out and count them (default: refuse)",
     )
     parser.add_argument(
         "--labels",
         choices=list(_NEEDED),
         default="needed",
-        help="whether a frame without energy or forces is bad: needed, both are; energy, it alone; optional, "
-        "none, which suits test sets and IS2RE (default: needed)",
+        help="labels that every frame must have: energy and forces (needed), only the energy, or none "
+        "(optional), which suits test sets and IS2RE (default: needed)",
     )
     parser.add_argument(
         "--sids-by-file",
         action="store_true",
-        help="put a file's name before every sid in it, of files whose systems are numbered apart",
+        help="put the file's path before each sid, for files that each number their systems from 0",
     )
     parser.add_argument(
         "--leave-out",

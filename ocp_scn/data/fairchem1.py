@@ -35,7 +35,7 @@ def sections(recipe: Recipe, target: Path, references: str | None) -> list[tuple
         (_of_data(recipe, references), {"dataset": _data_sets(recipe, target, references)}),
         ("", {"outputs": {label: _OUTPUTS[label] for label in labels}}),
         (
-            "Of normalised energies (eV a system) and forces, whose errors are then about as large.",
+            "The losses are of normalised energies and forces, whose errors are then about equally large.",
             {
                 "loss_functions": [
                     {label: {"fn": _LOSSES[label], "coefficient": coefficients[label]}} for label in labels
@@ -53,13 +53,13 @@ _OF_MODEL = (
     "Distances are in Å. ocp-scn data stats counts neighbours within a cutoff. Forces have a "
     "readout of their own; direct_forces: False makes them derivatives of the energy (docs/configs.md)."
 )
-_OF_TASK = "The relaxation is that of --mode run-relaxations: steps at most, forces below fmax in eV/Å."
+_OF_TASK = "For --mode run-relaxations: the largest number of steps, and fmax in eV/Å."
 
 
 def _of_data(recipe: Recipe, references: str | None) -> str:
     lines = ["Labels are learned as (label - mean) / stdev; the unit is eV, or eV/Å."]
     if references is not None:
-        lines.append("Of energies, the references of the elements are subtracted first.")
+        lines.append("Element references are subtracted from the energies first.")
     if recipe.val is None:
         lines.append("There is no validation set: checkpoint.pt has the last weights, and none are the best.")
     return "\n".join(lines)
@@ -69,9 +69,9 @@ def _of_optimizer(recipe: Recipe) -> str:
     schedule = recipe.schedule(recipe.batch_size)
     return (
         f"A batch has about {recipe.batch_size * recipe.atoms / recipe.frames:.0f} atoms, an epoch "
-        f"{schedule.steps_of_epoch:,} steps, and the training {schedule.steps:,}; after those of "
-        "lr_milestones the learning rate falls. Larger batches and more processes make fewer steps, and want "
-        "other milestones."
+        f"{schedule.steps_of_epoch:,} steps, and the training {schedule.steps:,}. The learning rate falls "
+        "after the steps lr_milestones. Larger batches and more processes make fewer steps, and need other "
+        "milestones."
     )
 
 

@@ -46,7 +46,7 @@ def sections(
             {"model": model},
         ),
         (
-            "From here on, keys of above are put together as fairchem wants them.",
+            "The rest passes the keys above to fairchem.",
             {
                 "dataset": _data_set(recipe, TRAIN, "${train_src}"),
                 "val_dataset": _data_set(recipe, "val", "${val_src}"),
@@ -58,23 +58,23 @@ def sections(
 
 
 _OF_SCALES = (
-    "Labels are learned as (label - mean) / rmsd, in eV or eV/Å; of energies, the references of the elements "
-    "are subtracted first where there is a file of them."
+    "Labels are learned as (label - mean) / rmsd, in eV or eV/Å. If there is a file of element references, "
+    "they are subtracted from the energies first."
 )
 
 
 def _of_data(recipe: Recipe) -> str:
-    text = "A batch has whole structures of max_atoms together, at most; that of the largest one has to fit."
+    text = "A batch has at most max_atoms atoms of whole structures; the largest structure has to fit."
     if recipe.val is None:
-        text += "\nThere is no validation set: what is evaluated is the training set, and flatters."
+        text += "\nThere is no validation set: the training set is evaluated, so the errors are too small."
     return text
 
 
 def _of_optimizer(recipe: Recipe) -> str:
     schedule = recipe.schedule(recipe.frames_of_max_atoms)
     return (
-        f"An epoch has about {schedule.steps_of_epoch:,} steps. More max_atoms and more processes make "
-        "fewer, and want other max_steps and milestones, after which the learning rate falls."
+        f"An epoch has about {schedule.steps_of_epoch:,} steps. Larger max_atoms and more processes make "
+        "fewer steps, and need other max_steps and milestones, after which the learning rate falls."
     )
 
 

@@ -275,14 +275,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("target", type=Path, metavar="TARGET", help="folder to make")
     parser.add_argument(
-        "--systems", type=integer(MIN_SYSTEMS), default=120, help="relaxed systems (default: %(default)s)"
+        "--systems", type=integer(MIN_SYSTEMS), default=120, help="number of systems (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=integer(0), default=0, help="other structures (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=integer(0), default=0, help="seed of the structures (default: %(default)s)"
+    )
     parser.add_argument(
         "--ood-systems",
         type=integer(0),
         default=0,
-        help="systems in each of three more test splits, of other metals and adsorbates (default: none)",
+        help="number of systems in each of three test splits with other metals and adsorbates (default: 0)",
     )
     add_format_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")

@@ -21,7 +21,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}-key",
             default=name,
             metavar="NAME",
-            help=f"what the source calls it, {unit} (default: {name})",
+            help=f"name of the {name} in the source, {unit} (default: {name})",
         )
     parser.add_argument(
         "--no-pickles", action="store_true", help="refuse LMDB files of fairchem-core 1, which are pickles"

@@ -31,7 +31,7 @@ def parse_rules(texts: Sequence[str], *, by: str, seed: int) -> dict[str, Rule]:
         name, _, rule = text.partition("=")
         if not name.isidentifier() or name == TRAIN or name in rules:
             raise InputError(
-                f"--split {text!r}: {name!r} is not a new name; {TRAIN!r} is what other splits leave"
+                f"--split {text!r}: {name!r} is not a new name; {TRAIN!r} has the frames of no other"
             )
         rules[name] = _parse_rule(text, rule, by, seed)
     return rules
@@ -64,7 +64,7 @@ def automatic_rules(
     """
     systems = len({sid for sid, _ in ids})
     if by == "system" and systems < 2:
-        raise InputError("--split-by system: there is one system; --split-by frame parts it")
+        raise InputError("--split-by system: there is one system; --split-by frame splits it")
     if len(ids) < _ENOUGH:
         return {}, f"no validation: {len(ids)} frames are too few to spare any, and all are for training"
     ways = [by] if by else ["system", "frame"] if systems >= _SEVERAL else ["frame"]
@@ -117,7 +117,7 @@ def _words(held: Mapping[str, set[str]], parts: int, by: str, reason: str) -> st
     kept = " and ".join(f"{len(chosen)} for {name}" for name, chosen in held.items())
     if by == "system":
         return f"split by system: of {parts}, {kept}"
-    alike = "frames of one system are alike, and errors smaller than on a new one"
+    alike = "frames of one system are similar, so errors are smaller than on a new system"
     return f"split by frame{reason}: of {parts}, {kept}; {alike}"
 
 

@@ -26,8 +26,8 @@ from ocp_scn.fairchem.images import image_fault
 from ocp_scn.fairchem.structures import system_of
 from ocp_scn.options import integer, number
 
-DESCRIPTION = """Print numbers of a data set: of calculations in any format that convert reads, or of a data
-set that it wrote."""
+DESCRIPTION = """Print statistics of a data set: of calculations in any format that convert reads, or of a
+data set that convert wrote."""
 EPILOG = """examples:
   ocp-scn data stats mine.extxyz
   ocp-scn data stats datasets/mine/train --pictures pictures --cutoff 6 --max-num-neighbors 30"""
@@ -39,21 +39,23 @@ _SHOWN = 10  # bad frames
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line of ``ocp-scn data stats``."""
     cutoff, cap = SMALL.model["cutoff"], SMALL.model["max_num_neighbors"]
-    parser.add_argument("source", type=Path, metavar="DATA", help="file, or folder that is searched through")
     parser.add_argument(
-        "--pictures", type=Path, metavar="FOLDER", help="draw histograms into it, PNG files; it may exist"
+        "source", type=Path, metavar="DATA", help="file, or folder that is searched with its subfolders"
+    )
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="folder for histograms (PNG); it may exist"
     )
     parser.add_argument(
         "--cutoff",
         type=number(above=0, up_to=_FURTHEST),
         default=cutoff,
-        help=f"up to which atoms are neighbours, Å (default: {cutoff:g}, as convert writes for few data)",
+        help=f"largest distance of neighbours, Å (default: {cutoff:g}, as convert writes for few data)",
     )
     parser.add_argument(
         "--max-num-neighbors",
         type=integer(1),
         default=cap,
-        help=f"of a model, to count atoms that have more (default: {cap})",
+        help=f"count the atoms with more neighbours than this (default: {cap})",
     )
     add_source_arguments(parser)
 

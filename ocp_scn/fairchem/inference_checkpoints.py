@@ -86,11 +86,11 @@ def _check_names(section: Any) -> None:
     if isinstance(section, Mapping):
         for key, value in section.items():
             if key in ("finetune_config", "starting_checkpoint"):  # which fairchem would read, too
-                raise InputError(f"refused {key}: {value!r}; {TRUST}=1 reads files of those whom you trust")
+                raise InputError(f"refused {key}: {value!r}; for files that you trust, set {TRUST}=1")
             if key in ("_target_", "model", "module") and value not in NAMES:
                 raise InputError(
                     f"refused {key}: {value!r}, which no checkpoint of this package names; "
-                    f"{TRUST}=1 reads files of those whom you trust"
+                    f"for files that you trust, set {TRUST}=1"
                 )
             _check_names(value)
     elif isinstance(section, list):

@@ -108,7 +108,7 @@ def _check_positions(data: Any, systems: Systems) -> None:
     if not np.isfinite(systems.pos[atom]).all():
         raise InputError(f"{place}; expected finite numbers")
     raise InputError(
-        f"{place}; expected within {limit:.2g} Å of the origin, where {systems.pos.dtype} tells places apart"
+        f"{place}; expected within {limit:.2g} Å of the origin, where {systems.pos.dtype} has enough digits"
     )
 
 

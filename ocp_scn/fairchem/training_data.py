@@ -124,7 +124,7 @@ class KnownElements:
         known = f"the model was trained on {_symbols(self.numbers)}, not on {_symbols(others)}"
         if self.strict:
             raise InputError(f"{known} (strict_elements=True)")
-        log.warning(f"{known}: what it predicts with these is a guess (strict_elements=True refuses)")
+        log.warning(f"{known}, so its predictions for these are a guess (strict_elements=True refuses them)")
         self._warned |= others
 
 

@@ -23,9 +23,9 @@ from ocp_scn.unpickling import TRUST_HELP, trust
 
 EPILOG = """example:
   ocp-scn report runs/demo
-Compares every prediction file and every relaxation of the run with the data set whose ids it has, beside a
-predictor that knows only the mean training energy (beyond the references of elements, of a model with those):
-no forces, and initial structures for relaxed ones. RUN_DIR/report/report.html has everything in one file."""
+Compares every file of predictions and every relaxation of the run with the data set that has its ids, and
+with a trivial predictor: the mean training energy (plus element references, if the model has them), zero
+forces, and initial structures in place of relaxed ones. RUN_DIR/report/report.html has everything."""
 _LINES = {1: "fairchem-core 1.10", 2: "fairchem-core 2"}
 
 
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog="ocp-scn report",
-        description="Write a page, figures and tables of a run.",
+        description="Write a report of a run: a page, figures and tables.",
         epilog=EPILOG,
     )
     parser.add_argument(
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="a data set that results may belong to, besides those of the configuration",
+        help="another data set that has results, besides those of the configuration",
     )
     parser.add_argument(
         "--predictions",
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a file of predictions, besides those in the run's folder",
+        help="another file of predictions, besides those in the run's folder",
     )
     parser.add_argument("--trust", action="store_true", help=TRUST_HELP)
     return parser

@@ -131,7 +131,7 @@ def _read_graphs(source: str, energy_key: str) -> Iterator[Sample]:
         except InputError:
             raise
         except UNREADABLE as error:
-            raise InputError(f"data set {source!r}: sample {index} is none: {cause(error)}") from error
+            raise InputError(f"data set {source!r}: sample {index} is invalid: {cause(error)}") from error
         yield found
 
 

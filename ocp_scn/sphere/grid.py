@@ -1,9 +1,9 @@
-"""Between coefficients and values on a grid of R latitudes x (R + 1) longitudes.
+"""Transforms between coefficients and values on a grid of R latitudes x (R + 1) longitudes.
 
-The transforms are e3nn's ``ToS2Grid`` and ``FromS2Grid`` (normalisation ``integral``), turned
-into one matrix each: with the few degrees of SCN a single matrix product is the fastest form.
-A signal of degree <= L goes to the grid and back without loss. R = 2 (L + 1) in published models;
-a finer grid leaves less of a non-linear function's degrees above L to fold back.
+The transforms are e3nn's ``ToS2Grid`` and ``FromS2Grid`` (normalisation ``integral``), each as one
+matrix: with the few degrees of SCN a single matrix product is fastest. The transform of a signal of degree
+<= L to the grid and back is exact. Published models have R = 2 (L + 1). On a finer grid, fewer of a nonlinear
+function's degrees above L are aliased.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Edge frames and the rows of Wigner matrices that messages need.
 
-A frame R (3 x 3) turns an edge's direction into the polar axis, R e = +y; coefficients turn with
-D(R), where D(R) Y(v) = Y(R v). Everything here is a rational function of the edge vector without
-angles, so that derivatives are finite for edges along every axis.
+A frame R (3 x 3) rotates an edge's direction to the polar axis, R e = +y. Coefficients are rotated by D(R),
+where D(R) Y(v) = Y(R v). Everything here is a rational function of the edge vector without
+angles, so derivatives are finite for edges along every axis.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MAX_FRAMES = 2**15
 def edge_frames(edge_vec: Tensor, roll: Tensor) -> Tensor:
     """Return rotations that take each edge's direction to the polar axis +y.
 
-    No frame can depend continuously on the direction everywhere on the sphere. This one turns
-    the direction to the pole along the shortest way, in coordinates turned by a fixed generic
-    rotation, and turns it over first (a second chart) within 26 degrees of the way's one
-    singular direction. The frame and its derivatives are bounded everywhere; the frame jumps on
-    that cone, which contains no axis and no face or body diagonal of a cube.
+    No frame can depend continuously on the direction everywhere on the sphere. This one rotates
+    the direction to the pole along the shortest path, in coordinates that a fixed generic rotation
+    has rotated. Within 26 degrees of the one direction in which this path is not unique, a half turn
+    comes first (a second chart). The frame and its derivatives are bounded everywhere. The frame jumps
+    on the cone around that direction, which contains no axis and no face or body diagonal of a cube.
 
     Args:
         edge_vec: (E, 3) edge vectors of any length > 0.
@@ -72,7 +72,7 @@ def polar_rotation(angle: Tensor) -> Tensor:
 
 
 def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
-    """Return the rows |m| <= ``mmax`` of the Wigner matrices D_l(R), one block a degree.
+    """Return the rows |m| <= ``mmax`` of the Wigner matrices D_l(R), one block for each degree.
 
     Args:
         frames: (E, 3, 3) proper rotations.
@@ -80,7 +80,7 @@ def wigner_rows(frames: Tensor, lmax: int, mmax: int) -> list[Tensor]:
         mmax: largest kept |order|, inclusive.
 
     Returns:
-        lmax + 1 tensors; number l has the shape (E, 2 min(l, mmax) + 1, 2 l + 1).
+        lmax + 1 tensors; that of degree l has the shape (E, 2 min(l, mmax) + 1, 2 l + 1).
     """
     shapes = [(2 * min(degree, mmax) + 1, 2 * degree + 1) for degree in range(lmax + 1)]
     blocks = packed_wigner(frames, lmax, mmax).split([rows * columns for rows, columns in shapes], dim=1)

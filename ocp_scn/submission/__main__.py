@@ -19,11 +19,11 @@ WRITE_EPILOG = """example:
   ocp-scn submission write s2ef s2ef.npz --against data/s2ef/all \\
       --id results/s2ef-id* --ood-ads results/s2ef-ood_ads* \\
       --ood-cat results/s2ef-ood_cat* --ood-both results/s2ef-ood_both*
-Nothing is written that the check would find fault with."""
+No file is written that would fail the check."""
 CHECK_EPILOG = """example:
   ocp-scn submission check s2ef.npz --against data/s2ef/all
 The exit status is 0 for a file without faults, 1 for one with faults, 2 for one that cannot be read.
-Only with --against does it tell whether a file can be scored."""
+Only with --against is everything checked that scoring needs."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     write = _add_command(commands, "write", "join results of the four splits into one file", WRITE_EPILOG)
     write.add_argument("track", choices=TRACKS, help="what was predicted; IS2RE directly or by relaxation")
     write.add_argument("file", type=Path, metavar="FILE", help="the npz file to write")
-    write.add_argument("--format", choices=FORMATS, default="current", help="(default: %(default)s)")
+    write.add_argument(
+        "--format", choices=FORMATS, default="current", help="format of the file (default: %(default)s)"
+    )
     for split in SPLITS:
         write.add_argument(
             f"--{split.replace('_', '-')}",
@@ -45,20 +47,20 @@ def build_parser() -> argparse.ArgumentParser:
             type=Path,
             required=True,
             metavar="RESULT",
-            help="results/NAME folders of its runs, or the npz files in them",
+            help="results/NAME folders of this split's runs, or the npz files in them",
         )
     write.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     write.set_defaults(run=run_write)
     check = _add_command(commands, "check", "find what keeps a file from being scored", CHECK_EPILOG)
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="an npz file for a leaderboard")
-    check.add_argument("--format", choices=FORMATS, help="that the file has to have (default: either)")
+    check.add_argument("--format", choices=FORMATS, help="required format (default: either)")
     check.set_defaults(run=run_check)
     for command in (write, check):
         command.add_argument(
             "--against",
             nargs="+",
             metavar="DATASET",
-            help="a folder with the data sets of the four splits, LMDB or ASE-LMDB, or SPLIT=PATH of each",
+            help="folder with the data sets of the four splits (LMDB or ASE-LMDB), or SPLIT=PATH for each",
         )
     return parser
 

@@ -31,28 +31,36 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser(
         prog="ocp-scn viz",
-        description="Draw a spherical channel on a structure's atoms, layer by layer, and an edge's taps.",
+        description="Draw a spherical channel on a structure's atoms after each layer, and an edge's taps.",
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, nargs="?", help="of fairchem 1, or an inference checkpoint of 2")
+    add("checkpoint", type=Path, nargs="?", help="checkpoint of fairchem 1, or inference checkpoint of 2")
     add("structure", type=Path, nargs="?", help="a file that ASE reads")
-    add(
-        "-o", "--output", type=Path, default=Path(), metavar="FOLDER", help=f"gets {FILE} (default: this one)"
-    )
+    add("-o", "--output", type=Path, default=Path(), metavar="FOLDER", help=f"folder for {FILE} (default: .)")
     count = integer(0)
-    add(
-        "--index", type=count, default=0, metavar="N", help="which structure of the file, from 0 (default: 0)"
-    )
+    add("--index", type=count, default=0, metavar="N", help="structure in the file, from 0 (default: 0)")
     add(
         "--channel",
         type=count,
         metavar="N",
-        help="from 0; default: the one that depends most on the direction",
+        help="channel, from 0 (default: the one that depends most on the direction)",
     )
-    add("--layers", type=count, nargs="+", metavar="N", help="after how many layers; default: up to four")
-    add("--atoms", type=count, nargs="+", metavar="N", help="whose functions are drawn, from 0; default: all")
-    add("--edge", type=count, nargs=2, metavar=("SOURCE", "TARGET"), help="default: a shortest one")
+    add(
+        "--layers",
+        type=count,
+        nargs="+",
+        metavar="N",
+        help="layers after which it is drawn (default: up to four)",
+    )
+    add("--atoms", type=count, nargs="+", metavar="N", help="atoms to draw, from 0 (default: all)")
+    add(
+        "--edge",
+        type=count,
+        nargs=2,
+        metavar=("SOURCE", "TARGET"),
+        help="atoms of the edge (default: a shortest edge)",
+    )
     add("--trust", action="store_true", help=TRUST_HELP)
     return parser
 

@@ -105,11 +105,11 @@ def test_rules_that_are_asked_for_are_followed(convert: Convert, tmp_path: Path)
         "val": "val_id",
     }
     printed = convert(20, "--split", "held=every:5:0", "--overwrite")
-    assert "nothing validates the training: no split is named val" in printed
+    assert "nothing validates the training: there is no split val" in printed
     convert(40, "--split-by", "frame", "--overwrite", systems=20)
     assert len({sid for sid, _ in ids(tmp_path / "out/train")}) > 18
     line = convert(20, "--split-by", "system", "--overwrite", status=2)
-    assert line.endswith("--split-by system: there is one system; --split-by frame parts it")
+    assert line.endswith("--split-by system: there is one system; --split-by frame splits it")
 
 
 def test_a_data_set_is_not_split_anew(convert: Convert, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ CONFIG = str(ROOT / "configs/fairchem2/s2ef/example.yaml")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--config", CONFIG, "--cpu"], "--cpu is an option of fairchem 1; 2 takes settings"),
+        (["train", "--config", CONFIG, "--cpu"], "--cpu is an option of fairchem 1; with fairchem 2 use"),
         (["train", "--config", CONFIG, "--max_epoch=1"], "Could not override 'max_epoch'"),
         (
             ["train", "--config", CONFIG, "nonsense"],
             "argument 'nonsense' not understood; settings are written",
         ),
-        (["relax", "--config", CONFIG], "relax needs fairchem-core 1.10; with 2, ASE relaxes"),
+        (["relax", "--config", CONFIG], "relax needs fairchem-core 1.10; in 2, relax with ASE"),
         (["train", "--config", str(ROOT / "configs/s2ef/example/scn.yml")], "is for fairchem-core 1, and"),
     ],
 )

@@ -23,13 +23,13 @@ MEMORY = 2 << 30  # bytes beyond those of the process that has imported everythi
 _MEMORY_MORE, _FILE_CAP, _WALL = 1 << 30, 2 << 30, 180
 
 OUTCOMES = {
-    "correct": "computed or read as it should be",
+    "correct": "computed or read correctly",
     "refused": "one line names the value or the file",
-    "unseen": "accepted, where the format shows no damage, or where the right result is not known",
-    "silent": "a wrong result, or a file changed or half-written, without a word",
+    "unseen": "accepted; the format does not show the damage, or the right result is not known",
+    "silent": "a wrong result, or a file changed or half-written, without an error",
     "code": "code of a file ran",
     "traceback": "a traceback, or more than one line",
-    "hang": f"more than {SECONDS} s of a processor, or no end at all",
+    "hang": f"more than {SECONDS} s of CPU time, or no end at all",
     "memory": f"more than {MEMORY >> 30} GiB beyond the input, in memory or in a file",
     "died": "the process died",
     "unnamed": "refused without the value or the file",

@@ -84,8 +84,7 @@ def _id_kinds(sample: Any) -> dict[str, str]:
 def _check_kinds(source: str, index: int, kinds: Mapping[str, str], expected: Mapping[str, str]) -> None:
     if kinds != expected:
         raise InputError(
-            f"{source}: sample {index} has ids of {kinds}, sample 0 of {expected}; "
-            "fairchem makes no batch of both"
+            f"{source}: sample {index} has ids of {kinds}, sample 0 of {expected}; fairchem cannot batch both"
         )
 
 

@@ -46,7 +46,7 @@ def collate(samples: Sequence[Data], *, targets: Collection[str], otf_graph: boo
         if is_out_of_memory(error):
             raise
         names = ", ".join(str(sample.get("sid", "?")) for sample in samples)
-        raise InputError(f"systems {names} make no batch: {cause(error)}") from error
+        raise InputError(f"systems {names} cannot be batched: {cause(error)}") from error
 
 
 def _is_label(value: Any) -> bool:

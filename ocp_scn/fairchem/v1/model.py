@@ -18,9 +18,9 @@ from ocp_scn.fairchem.batches import BatchSCN
 class SphericalChannelNetwork(BatchSCN, GraphModelMixin):
     """SCN as a model of fairchem-core 1.10: batches in, a dictionary of predictions out.
 
-    Takes the settings of `ocp_scn.config.SCNConfig` as keywords. While training, the roll of
-    every edge is drawn uniformly at each call; in evaluation it is 0, so the same input gives the
-    same bits (``training_roll`` and ``evaluation_roll`` change either).
+    Takes the settings of `ocp_scn.config.SCNConfig` as keywords. In training, the roll of
+    every edge is drawn uniformly at each call. In evaluation it is 0, so the same input gives the
+    same bits. ``training_roll`` and ``evaluation_roll`` change this.
 
     Raises:
         InputError: for an unknown setting or a value that is not allowed.
@@ -49,8 +49,8 @@ class SphericalChannelNetwork(BatchSCN, GraphModelMixin):
             derivatives are normalised as the energy is.
 
         Raises:
-            InputError: for positions that are not finite, two atoms at one place, an atomic number the
-                model has no embedding for, or positions in another precision than the weights'.
+            InputError: for positions that are not finite, two atoms at one place, an atomic number without
+                an embedding, or positions in another precision than the weights.
         """
         weights = self.sphere_embedding.weight.dtype
         if data.pos.dtype != weights:

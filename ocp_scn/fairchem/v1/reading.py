@@ -119,7 +119,7 @@ def _check_names(path: Any, section: Any) -> None:
             if dotted and not value.startswith(_OURS):
                 raise InputError(
                     f"{path}: refused {key}: {value!r}, which is no model of fairchem or of this package; "
-                    f"{TRUST}=1 reads files of those whom you trust"
+                    f"for files that you trust, set {TRUST}=1"
                 )
             _check_names(path, value)
     elif isinstance(section, list | tuple):

@@ -87,6 +87,6 @@ class ShardedLmdbDataset(LmdbDataset):
 
 
 def _refused(source: Any, part: str, error: UnreadableError) -> InputError:
-    advice = f"; {TRUST}=1 reads files of those whom you trust" if isinstance(error, RefusedError) else ""
+    advice = f"; for files that you trust, set {TRUST}=1" if isinstance(error, RefusedError) else ""
     # Of this class itself, by whose name the launcher finds it in what another process says.
     return InputError(f"{source}: {part} cannot be read: {error}{advice}")

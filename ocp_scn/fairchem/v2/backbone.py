@@ -28,16 +28,16 @@ _SEARCHES = {1: None, 2: radius_graph_pbc_v2, 3: radius_graph_pbc_nvidia}
 
 
 class SCNBackbone(BatchSCN, BackboneInterface):
-    """SCN, readouts included, as a backbone whose heads pick from its predictions.
+    """SCN with its readouts as a backbone; heads select from its predictions.
 
-    The readouts belong to the network, so that weights have one home in both lines of fairchem. Only
-    those that the settings ask for exist: fairchem's data-parallel training wants every weight used.
+    The readouts belong to the backbone, so both lines of fairchem have the same weights. Only the readouts
+    that the settings need exist, since fairchem's data-parallel training requires that every weight is used.
 
     Args:
-        radius_pbc_version: whose radius graph: 1 that of fairchem-core 1.10, 2 or 3 fairchem's newer ones.
-            Between atoms at equal distances beyond ``max_num_neighbors``, each chooses its own.
-        trained_elements: atomic numbers of the training data; predictions with others warn, or are refused
-            with ``strict_elements``. None where they are not known.
+        radius_pbc_version: search of neighbours: 1 that of fairchem-core 1.10, 2 or 3 newer ones.
+            They may choose differently among atoms at equal distances under ``max_num_neighbors``.
+        trained_elements: atomic numbers of the training data, or None if unknown; predictions with others
+            warn, or are refused with ``strict_elements``.
         settings: those of `ocp_scn.config.SCNConfig`; ``otf_graph`` is True here.
 
     Raises:
@@ -72,7 +72,7 @@ class SCNBackbone(BatchSCN, BackboneInterface):
 
     @torch.compiler.disable
     def forward(self, data: Any) -> dict[str, Tensor]:
-        """Return what the heads pick from: ``energy`` (B,), ``forces`` (A, 3), ``stress`` (B, 3, 3).
+        """Return the predictions for the heads: ``energy`` (B,), ``forces`` (A, 3), ``stress`` (B, 3, 3).
 
         Raises:
             InputError: for structures that the model cannot compute, and with graph parallelism.
