@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status_of(lambda: launch(checkpoint, args.config, words))
     from ocp_scn.fairchem.v1.launcher import main as launch_training  # noqa: PLC0415
 
-    return launch_training(["--mode", "train", "--config-yml", args.config, *words], finetune=checkpoint)
+    training = ["--mode", "train", "--config-yml", args.config, *words]
+    return status_of(lambda: launch_training(training, finetune=checkpoint))
 
 
 if __name__ == "__main__":

@@ -83,11 +83,10 @@ def _run(mode: str, words: Sequence[str], args: argparse.Namespace, settings: Se
         from ocp_scn.fairchem.v1.launcher import main as launch  # noqa: PLC0415
 
         return launch(["--mode", MODES[mode], *words])
-    _run_in_fairchem2(mode, args, settings)
-    return 0
+    return _run_in_fairchem2(mode, args, settings)
 
 
-def _run_in_fairchem2(mode: str, args: argparse.Namespace, settings: Sequence[str]) -> None:
+def _run_in_fairchem2(mode: str, args: argparse.Namespace, settings: Sequence[str]) -> int:
     if mode == "relax":
         raise InputError("relax needs fairchem-core 1.10; with 2, ASE relaxes (docs/fairchem2.md)")
     given = sorted(set(vars(args)) - {"config"})
@@ -98,7 +97,7 @@ def _run_in_fairchem2(mode: str, args: argparse.Namespace, settings: Sequence[st
         )
     from ocp_scn.fairchem.v2.command import run  # noqa: PLC0415
 
-    run(args.config, settings)
+    return run(args.config, settings)
 
 
 def check_line(config: Path) -> int:

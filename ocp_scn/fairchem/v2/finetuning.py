@@ -123,8 +123,8 @@ def scales_in_use(unit: Mapping[str, Any]) -> Iterator[str]:
             yield f"Element references in use for task {task['name']} are those of {whose}"
 
 
-def launch(checkpoint: str, config: str, words: Sequence[str]) -> None:
-    """Run ``fairchem -c`` for a training that begins with a checkpoint.
+def launch(checkpoint: str, config: str, words: Sequence[str]) -> int:
+    """Run ``fairchem -c`` for a training that begins with a checkpoint; return the exit status.
 
     Args:
         checkpoint: an inference checkpoint.
@@ -136,7 +136,7 @@ def launch(checkpoint: str, config: str, words: Sequence[str]) -> None:
     """
     _read(checkpoint)
     quoted = checkpoint.replace("\\", "\\\\").replace("'", "\\'")
-    run(Path(config), [f"finetune='{quoted}'", *words])
+    return run(Path(config), [f"finetune='{quoted}'", *words])
 
 
 def _scale(
