@@ -64,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if answers is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends what only loads without a traceback
     module = importlib.import_module(command.module)
-    if command.module != _RUNS:  # whose own answer begins where there is something to save
-        signal.signal(signal.SIGINT, answers)
+    signal.signal(signal.SIGINT, answers)
     try:
         return int(module.main([*command.words, *words]))
     except KeyboardInterrupt:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ocp_scn.errors import InputError, memory_fault
+from ocp_scn.signals import Signalled, ending
+
+_ENDED = "no file is half written, and the same command begins anew"
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,9 +30,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def status_of(work: Callable[[], int | None]) -> int:
-    """Do a command's work; return its exit status, 0 if the work has none, 2 after a line on bad input."""
+    """Do a command's work; return its exit status, 0 if the work has none, 2 after a line on bad input.
+
+    SIGTERM and SIGINT end it where it is, with a line and the shell's status of a signal.
+    """
     try:
-        return work() or 0
+        with ending.raised():
+            return work() or 0
+    except Signalled as signalled:
+        ending.say(signalled.number, _ENDED)
+        return 128 + signalled.number
     except InputError as error:
         message = str(error)
     except MemoryError as error:

@@ -31,7 +31,6 @@ from ocp_scn.data.frames import Frame, find_files, read_frames
 from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.files import refused_writes, written_whole
 from ocp_scn.fairchem.memory import is_out_of_memory
-from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.structures import place_fault
 from ocp_scn.options import Parser, integer, status_of
 from ocp_scn.predictions import batches
@@ -138,8 +137,6 @@ def predict_file(
     with written_whole(target) as part, part.open("w", encoding="utf-8") as file:
         bar = _bar(_structures(source), "predicting", total)
         for batch in batches(bar, lambda structure: len(structure.atoms), max_atoms):
-            if ending.number is not None:
-                ending.end(ending.number)
             for structure, results in zip(batch, _predict(calculator, batch, max_atoms), strict=True):
                 report.add(structure, results)
                 _write(file, structure.atoms, results)
@@ -295,7 +292,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.trust:
         trust()
-    ending.watch("nothing is written, and the same command begins anew")
     keep_freed_memory()
     return status_of(lambda: _run(args))
 

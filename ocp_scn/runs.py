@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -101,13 +100,14 @@ def _run(mode: str, options: dict[str, Any], settings: Sequence[str]) -> int:
         words = ["--mode", MODES[mode], "--config-yml", str(config), *words_of(options), *settings]
         status, folder = launch(words, finetune=begin), Path(options.get("run_dir", "."))
     else:
-        status, folder = 0, _run_in_fairchem2(mode, config, begin, options, settings)
-    if report and status == 0:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the training's answer saves the training
-        from ocp_scn.report.command import write_report  # noqa: PLC0415
+        status, folder = _run_in_fairchem2(mode, config, begin, options, settings)
+    return status_of(lambda: _report(folder)) if report and status == 0 else status
 
-        write_report(folder)
-    return status
+
+def _report(folder: Path) -> None:
+    from ocp_scn.report.command import write_report  # noqa: PLC0415
+
+    write_report(folder)
 
 
 def _check_report(options: Mapping[str, Any]) -> None:
@@ -128,8 +128,8 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
 
 def _run_in_fairchem2(
     mode: str, config: Path, begin: str | None, options: Mapping[str, Any], settings: Sequence[str]
-) -> Path:
-    """Run a configuration of fairchem-core 2; return the run's folder."""
+) -> tuple[int, Path]:
+    """Run a configuration of fairchem-core 2; return the exit status and the run's folder."""
     if mode == "relax":
         raise InputError("relax needs fairchem-core 1.10; in 2, relax with ASE (docs/fairchem2.md)")
     if options:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from ocp_scn import checkpoint, report
 from ocp_scn.data import __main__ as data
+from ocp_scn.data.folder import new_folder
+from ocp_scn.fairchem.files import written_whole
+from ocp_scn.options import status_of
 from ocp_scn.submission import __main__ as submission
 
 CONVERT = ["convert", "in", "out"]
@@ -56,3 +61,36 @@ def test_words_that_are_none_of_a_command(main, words, capsys):
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_a_command_where_it_is(number, tmp_path, capsys, monkeypatch):
+    """In a file that it writes, and between a folder and the one in its place; the old ones stay."""
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("old")
+    (folder / "old").mkdir(parents=True)
+
+    def write():
+        with written_whole(file) as part, part.open("w") as opened:
+            opened.write("new")
+            signal.raise_signal(number)
+
+    rename = type(folder).rename
+
+    def replace():
+        with new_folder(folder, overwrite=True):
+            monkeypatch.setattr(type(folder), "rename", rename_one)
+
+    def rename_one(path, target):
+        rename(path, target)
+        monkeypatch.undo()
+        signal.raise_signal(number)
+
+    answers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    for work in (write, replace):
+        assert status_of(work) == 128 + number
+        line = f"ended by {number.name}: no file is half written, and the same command begins anew\n"
+        assert capsys.readouterr().err == line
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "old"]
+        assert file.read_text() == "old"
+        assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == answers

@@ -29,8 +29,13 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             yield work
             if target.exists():
                 shutil.rmtree(old, ignore_errors=True)
-                target.rename(old)
-            work.rename(target)
+            try:
+                if target.exists():
+                    target.rename(old)
+                work.rename(target)
+            finally:
+                if old.exists() and not target.exists():  # a signal came between the two
+                    old.rename(target)
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,14 +69,6 @@ def test_too_little_memory(command: Command, config: Path, tmp_path: Path) -> No
     assert "the memory is too small for a batch of 16 systems, " in line
     assert " atoms, " in line
     assert line.endswith(" edges; lower optim.batch_size=16")
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Let processes answer Ctrl-C, also where a shell has started the tests with &, and they inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def train(config: Path, run: Path, *words: str) -> subprocess.Popen[str]:

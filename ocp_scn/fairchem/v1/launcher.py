@@ -7,9 +7,7 @@ import logging
 import os
 import re
 import shutil
-import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
-from ocp_scn.fairchem.signals import ending
+from ocp_scn.fairchem.ranks import STATUSES_OF_SIGNALS, killed, leave_the_first_word, lost_rank
 from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
 from ocp_scn.fairchem.v1.console import introduce, kept, terminal
 from ocp_scn.fairchem.v1.finetuning import with_checkpoint
@@ -42,6 +40,7 @@ from ocp_scn.fairchem.v1.folders import (
 )
 from ocp_scn.fairchem.v1.interruption import interruption
 from ocp_scn.fairchem.v1.jobs import JobExecutor, rank_environment, sweep_configs, was_requeued
+from ocp_scn.signals import ending
 from ocp_scn.unpickling import trust
 
 # What fairchem's reader ends with: no text, no YAML, values where sections belong, too many levels.
@@ -52,12 +51,6 @@ _UNFINISHED = {"run-relaxations": "the same command with this run's --timestamp-
 _SECTIONS = ("dataset", "evaluation_metrics", "logger", "loss_functions", "model", "optim", "outputs",
              "slurm", "task", "timeout", "trainer", "model_attributes", "hide_eval_progressbar",
              "verbose")  # fmt: skip
-_STATUSES_OF_SIGNALS = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-# What gloo and NCCL say in ranks that go on where one has ended.
-_LOST_RANK = re.compile(
-    "[Cc]onnection (closed|reset) by|Connection refused|remote process exited|Broken pipe"
-)
-_FIRST_WORD = 3.0  # seconds that such a rank leaves to the one that knows why
 
 
 class Runner(_cli.Runner):
@@ -101,10 +94,11 @@ class Runner(_cli.Runner):
                 ending.end(ending.number, silent=True)
             if is_out_of_memory(error):
                 raise self._out_of_memory(error) from error
-            if _LOST_RANK.search(str(error)):
-                time.sleep(_FIRST_WORD)
-                rank, reason = distutils.get_rank(), str(error).splitlines()[0]
-                raise InputError(f"rank {rank} lost another rank, which has ended: {reason}") from error
+            lost = lost_rank(error)
+            if lost is not None:
+                leave_the_first_word()
+                rank = distutils.get_rank()
+                raise InputError(f"rank {rank} lost another rank, which has ended: {lost}") from error
             raise
 
     def _out_of_memory(self, error: BaseException) -> InputError:
@@ -201,7 +195,7 @@ def _launch(args: Any, overrides: list[str]) -> int:
         return _refuse(f"SLURM did not take the job: {_cause_in_sbatch(error)}")
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        if failure.exitcode in _STATUSES_OF_SIGNALS:  # of a rank that has said so
+        if failure.exitcode in STATUSES_OF_SIGNALS:  # of a rank that has said so
             return failure.exitcode
         reason = _cause_in_rank(error)
         if reason is None:
@@ -278,10 +272,7 @@ def _cause_in_rank(error: ChildFailedError) -> str | None:
     found = re.search(rf"\b{InputError.__name__}: (.+)", text)
     if found:  # also where gloo aborted the process at its end
         return found[1]
-    if failure.exitcode >= 0:
-        return None
-    name = signal.Signals(-failure.exitcode).name
-    return f"rank {rank} was killed by {name}" + (", as for want of memory" if name == "SIGKILL" else "")
+    return killed(rank, failure.exitcode)
 
 
 def _own_message(error: InputError) -> str:

@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
-from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.v1.guard import GuardedTrainer
 from ocp_scn.fairchem.v1.interruption import interruption
+from ocp_scn.signals import ending
 
 
 class ResumableTrainer(GuardedTrainer):

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import refused_writes, written_whole
-from ocp_scn.fairchem.signals import ending
 from ocp_scn.fairchem.v2.checkpoint import load_predict_unit
 from ocp_scn.fairchem.v2.data import AseDatabase
 from ocp_scn.npz import write_npz
 from ocp_scn.predictions import batches, shard_range, structure_name
+from ocp_scn.signals import ending
 
 Prediction = tuple[str, float, np.ndarray | None]  # id, energy in eV, forces (F, 3) of free atoms in eV/Å
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from fairchem.core.common import distutils
 from fairchem.core.components.train.train_runner import TrainEvalRunner
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ocp_scn.errors import InputError, shown
 from ocp_scn.fairchem.ranges import above_zero, decay, milestones, not_negative, whole
+from ocp_scn.fairchem.ranks import leave_the_first_word
 
 _COUNTS = ("max_epochs", "max_steps", "evaluate_every_n_steps", "max_eval_steps_per_epoch")
 _LOADERS = ("train_dataloader", "eval_dataloader")
@@ -90,8 +92,15 @@ def one_line() -> Iterator[None]:
             cause = cause.__cause__
         if cause is None:
             raise
-        print(f"error: {cause}", file=sys.stderr)
-        sys.exit(2)
+        refuse(cause)
+
+
+def refuse(error: InputError) -> NoReturn:
+    """End this rank with one line and status 2; where the first rank says it, the others need not."""
+    if not distutils.is_master():
+        leave_the_first_word()
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _plain(value: Any) -> Any:

@@ -23,11 +23,13 @@ from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.fairchem.finite import check_finite_weights
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
-from ocp_scn.fairchem.signals import ending
+from ocp_scn.fairchem.ranks import leave_the_first_word, lost_rank
 from ocp_scn.fairchem.stop import stop_training
 from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean, warn_of_new_elements
 from ocp_scn.fairchem.v2.finetuning import scales_in_use, with_values
 from ocp_scn.fairchem.v2.losses import LabelledLoss
+from ocp_scn.fairchem.v2.runner import refuse
+from ocp_scn.signals import ending
 
 
 class TrainingGuard(Callback):
@@ -117,15 +119,24 @@ class TrainingGuard(Callback):
         """
         if not math.isfinite(float(unit.last_grad_norm)):
             step = unit.train_progress.num_steps_completed - 1  # as fairchem logs it
-            stop_training("loss or its gradient", step, self._batch, self._last_checkpoint())
+            try:
+                stop_training("loss or its gradient", step, self._batch, self._last_checkpoint())
+            except InputError:
+                if not distutils.is_master():
+                    sys.exit(2)  # the first rank says it
+                raise
 
     def on_exception(self, state: Any, unit: Any, exc: BaseException) -> None:
         """End the process with one line and status 2 where the user can mend what was wrong."""
         if is_out_of_memory(exc):
             exc = out_of_memory(exc, unit.model, self._batch, "max_atoms")
+        lost = lost_rank(exc)
+        if lost is not None:
+            if distutils.is_master():
+                leave_the_first_word()  # as refuse does on the other ranks
+            exc = InputError(f"rank {distutils.get_rank()} lost another rank, which has ended: {lost}")
         if isinstance(exc, InputError):
-            print(f"error: {exc}", file=sys.stderr)
-            sys.exit(2)
+            refuse(exc)
 
     def _end_by_signal(self, step: int) -> None:
         number = torch.tensor(ending.number or 0)
