@@ -1,4 +1,4 @@
-"""The commands ``train``, ``validate`` and ``relax`` of ``ocp-scn``, in either line of fairchem."""
+"""The commands ``train``, ``validate``, ``predict --config`` and ``relax`` of ``ocp-scn``, in either line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from pathlib import Path
 import yaml
 
 from ocp_scn.errors import InputError, cause
+from ocp_scn.experiments import find
 from ocp_scn.options import Parser, integer, status_of
 from ocp_scn.unpickling import TRUST_HELP
 
-MODES = {"train": "train", "validate": "validate", "relax": "run-relaxations"}  # of main.py
+MODES = {  # of main.py
+    "train": "train",
+    "validate": "validate",
+    "predict": "predict",
+    "relax": "run-relaxations",
+}
 _TEXTS = {
     "train": "Train a model. A training that is named by --timestamp-id goes on from its last checkpoint.",
     "validate": "Evaluate a checkpoint on the validation set (dataset.val) of a configuration.",
+    "predict": """Predict the data set of a configuration (dataset.test; of fairchem 2, src) with a checkpoint
+into the file from which reports and files for the leaderboards are made.""",
     "relax": """Relax the systems of a data set (dataset.relax) with a checkpoint's forces.
 A relaxation that is named by --timestamp-id goes on with what is left.""",
 }
@@ -26,6 +34,10 @@ _EXAMPLES = {
       --optim.max_epochs=1""",
     "validate": """ocp-scn validate --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
       --checkpoint best_checkpoint.pt --dataset.val.src=datasets/mine/val""",
+    "predict": """ocp-scn predict --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
+      --checkpoint best_checkpoint.pt --dataset.test.src=datasets/mine/val
+  ocp-scn predict --config configs/fairchem2/predict.yaml job.device_type=CPU \\
+      checkpoint=inference_ckpt.pt src=datasets/mine/val results=runs/mine/results/ocp_predictions.npz""",
     "relax": """ocp-scn relax --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
       --checkpoint best_checkpoint.pt --dataset.relax.src=datasets/sample/is2re/val""",
 }
@@ -33,7 +45,7 @@ _SETTINGS = """settings:
   --KEY=VALUE sets any key of the configuration, with dots between the levels and an equals sign:
   --optim.batch_size=8 --model.num_interactions=4 '--optim.lr_milestones=[20000,40000]'
   The value is read as Python, or as a string if it is none.
-  A configuration of fairchem 2 (configs/fairchem2) takes such settings and no other options."""
+  A configuration of fairchem 2 (configs/fairchem2) takes such settings; of the options only --verbose."""
 
 
 def build_parser(mode: str = "train") -> argparse.ArgumentParser:
@@ -79,18 +91,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(mode: str, words: Sequence[str], args: argparse.Namespace, settings: Sequence[str]) -> int:
-    if check_line(args.config) == 1:
+    config = find(args.config)
+    if check_line(config) == 1:
         from ocp_scn.fairchem.v1.launcher import main as launch  # noqa: PLC0415
 
-        return launch(["--mode", MODES[mode], *words])
-    _run_in_fairchem2(mode, args, settings)
-    return 0
+        return launch(["--mode", MODES[mode], *words, "--config-yml", str(config)])
+    return _run_in_fairchem2(mode, config, args, settings)
 
 
-def _run_in_fairchem2(mode: str, args: argparse.Namespace, settings: Sequence[str]) -> None:
+def _run_in_fairchem2(mode: str, config: Path, args: argparse.Namespace, settings: Sequence[str]) -> int:
     if mode == "relax":
         raise InputError("relax needs fairchem-core 1.10; with 2, ASE relaxes (docs/fairchem2.md)")
-    given = sorted(set(vars(args)) - {"config"})
+    given = sorted(set(vars(args)) - {"config", "verbose"})
     if given:
         option = f"--{given[0].replace('_', '-')}"
         raise InputError(
@@ -98,7 +110,7 @@ def _run_in_fairchem2(mode: str, args: argparse.Namespace, settings: Sequence[st
         )
     from ocp_scn.fairchem.v2.command import run  # noqa: PLC0415
 
-    run(args.config, settings)
+    return run(config, settings, mode, verbose="verbose" in args)
 
 
 def check_line(config: Path) -> int:

@@ -123,20 +123,21 @@ def scales_in_use(unit: Mapping[str, Any]) -> Iterator[str]:
             yield f"Element references in use for task {task['name']} are those of {whose}"
 
 
-def launch(checkpoint: str, config: str, words: Sequence[str]) -> None:
-    """Run ``fairchem -c`` for a training that begins with a checkpoint.
+def launch(checkpoint: str, config: Path, words: Sequence[str], *, verbose: bool = False) -> int:
+    """Run a training that begins with a checkpoint; return the exit status.
 
     Args:
         checkpoint: an inference checkpoint.
         config: a configuration with the key ``finetune``.
         words: other overrides.
+        verbose: print all that fairchem logs.
 
     Raises:
         InputError: for a checkpoint that is none, or as `ocp_scn.fairchem.v2.command.run` does.
     """
     _read(checkpoint)
     quoted = checkpoint.replace("\\", "\\\\").replace("'", "\\'")
-    run(Path(config), [f"finetune='{quoted}'", *words])
+    return run(config, [f"finetune='{quoted}'", *words], "train", verbose=verbose)
 
 
 def _scale(

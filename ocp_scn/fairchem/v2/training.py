@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +27,9 @@ from ocp_scn.fairchem.stop import stop_training
 from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean, warn_of_new_elements
 from ocp_scn.fairchem.v2.finetuning import scales_in_use, with_values
 from ocp_scn.fairchem.v2.losses import LabelledLoss
+from ocp_scn.fairchem.v2.runner import refuse
+
+log = logging.getLogger(__name__)
 
 
 class TrainingGuard(Callback):
@@ -124,8 +126,7 @@ class TrainingGuard(Callback):
         if is_out_of_memory(exc):
             exc = out_of_memory(exc, unit.model, self._batch, "max_atoms")
         if isinstance(exc, InputError):
-            print(f"error: {exc}", file=sys.stderr)
-            sys.exit(2)
+            refuse(exc)
 
     def _end_by_signal(self, step: int) -> None:
         number = torch.tensor(ending.number or 0)
@@ -162,7 +163,7 @@ def _log_beginning(path: str) -> None:
     """Log what a training takes of the checkpoint that it begins with, if it does."""
     config: Any = OmegaConf.to_container(OmegaConf.load(path))
     for line in scales_in_use(config["runner"]["train_eval_unit"]):
-        logging.info(line)
+        log.info(line)
 
 
 def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
