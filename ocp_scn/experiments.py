@@ -38,6 +38,13 @@ def _files() -> dict[str, Path]:
     return {path.relative_to(folder()).with_suffix("").as_posix(): path for path in paths}
 
 
+def find(config: Path) -> Path:
+    """Return the path of a configuration; the package's are found from any folder, as ``configs/…``."""
+    inside = folder().parent / config
+    missing = config.parts[:1] == ("configs",) and not config.exists()
+    return inside if missing and inside.is_file() else config
+
+
 def copy(name: str, target: Path) -> list[Path]:
     """Copy an experiment and what it includes to ``target/configs/``; return the copies, it first.
 

@@ -4,6 +4,8 @@ Reads the files that ASE reads (extxyz, traj, db, cif, POSCAR, ...) and the data
 fairchem. The checkpoint may be of either line. Energies include the element references, and forces are those
 of all atoms. The structures keep their other data. Labels get other names, such as label_energy, and the
 errors of the predictions are printed.
+
+With --config FILE the data set of a configuration is predicted instead: ocp-scn predict --config FILE --help.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ase.io.extxyz import per_config_properties, write_xyz
 from ase.stress import voigt_6_to_full_3x3_stress
 from tqdm import tqdm
 
+from ocp_scn import runs
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.calculator import SCNCalculator
 from ocp_scn.data.frames import Frame, find_files, read_frames
@@ -289,7 +292,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for bad input)."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if any(word.split("=")[0] == "--config" for word in words):
+        return runs.main(["predict", *words])
+    args = build_parser().parse_args(words)
     if args.trust:
         trust()
     keep_freed_memory()

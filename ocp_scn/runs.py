@@ -12,15 +12,23 @@ from typing import Any
 import yaml
 
 from ocp_scn.errors import InputError, cause
+from ocp_scn.experiments import find
 from ocp_scn.options import Parser, integer, status_of
 from ocp_scn.unpickling import TRUST_HELP
 
-# Of main.py.
-MODES = {"train": "train", "finetune": "train", "validate": "validate", "relax": "run-relaxations"}
+MODES = {  # of main.py
+    "train": "train",
+    "finetune": "train",
+    "validate": "validate",
+    "predict": "predict",
+    "relax": "run-relaxations",
+}
 _TEXTS = {
     "train": "Train a model. --timestamp-id NAME resumes the training of that name from its last checkpoint.",
     "finetune": "Train the model of a checkpoint on other data, beginning with its weights.",
     "validate": "Evaluate a checkpoint on the validation set (dataset.val) of a configuration.",
+    "predict": """Predict the data set of a configuration (dataset.test; of fairchem 2, src) with a checkpoint
+into the file from which reports and files for the leaderboards are made.""",
     "relax": """Relax the systems of a data set (dataset.relax) with a checkpoint's forces.
 --timestamp-id NAME resumes the relaxation of that name.""",
 }
@@ -31,6 +39,10 @@ _EXAMPLES = {
   ocp-scn finetune inference_ckpt.pt --config configs/fairchem2/s2ef/finetune.yaml max_epochs=5""",
     "validate": """ocp-scn validate --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
       --checkpoint best_checkpoint.pt --dataset.val.src=datasets/mine/val""",
+    "predict": """ocp-scn predict --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
+      --checkpoint best_checkpoint.pt --dataset.test.src=datasets/mine/val
+  ocp-scn predict --config configs/fairchem2/predict.yaml job.device_type=CPU \\
+      checkpoint=inference_ckpt.pt src=datasets/mine/val results=runs/mine/results/ocp_predictions.npz""",
     "relax": """ocp-scn relax --config configs/s2ef/example/scn.yml --cpu --run-dir runs/mine \\
       --checkpoint best_checkpoint.pt --dataset.relax.src=datasets/sample/is2re/val""",
 }
@@ -38,7 +50,8 @@ _SETTINGS = """settings:
   --KEY=VALUE sets any key of the configuration, with dots between the levels and an equals sign:
   --optim.batch_size=8 --model.num_interactions=4 '--optim.lr_milestones=[20000,40000]'
   The value is read as Python, or as a string if it is not valid Python.
-  With a configuration of fairchem 2 (configs/fairchem2), only such settings are allowed, no other options."""
+  With a configuration of fairchem 2 (configs/fairchem2), use such settings; of the options only --verbose
+  and --report."""
 
 
 def build_parser(mode: str = "train") -> argparse.ArgumentParser:
@@ -90,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(mode: str, options: dict[str, Any], settings: Sequence[str]) -> int:
-    config, report = options.pop("config"), options.pop("report", False)
+    config, report = find(options.pop("config")), options.pop("report", False)
     begin = str(Path(options.pop("checkpoint")).absolute()) if mode == "finetune" else None
     if report:
         _check_report(options)
@@ -127,11 +140,12 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
 
 
 def _run_in_fairchem2(
-    mode: str, config: Path, begin: str | None, options: Mapping[str, Any], settings: Sequence[str]
+    mode: str, config: Path, begin: str | None, options: dict[str, Any], settings: Sequence[str]
 ) -> tuple[int, Path]:
     """Run a configuration of fairchem-core 2; return the exit status and the run's folder."""
     if mode == "relax":
         raise InputError("relax needs fairchem-core 1.10; in 2, relax with ASE (docs/fairchem2.md)")
+    verbose = options.pop("verbose", False)
     if options:
         option = f"--{min(options).replace('_', '-')}"
         raise InputError(
@@ -141,7 +155,7 @@ def _run_in_fairchem2(
     from ocp_scn.fairchem.v2.finetuning import begin_with  # noqa: PLC0415
 
     first = [] if begin is None else [begin_with(begin)]
-    return run(config, [*first, *settings])
+    return run(config, [*first, *settings], mode, verbose=verbose)
 
 
 def check_line(config: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from ocp_scn.unpickling import ERRORS, loads
 
 # Where a map begins, bytes.
 FIRST_MAP_SIZE = 1 << 24
+# What the system answers where a user has to make room or choose another folder.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 RELAXED_FILE = "relaxed_positions.npz"  # in a run's results, of all that was relaxed
 
 
@@ -63,6 +66,17 @@ def refused_writes(path: Path) -> Iterator[None]:
         folder = next(place for place in path.absolute().parents if place.is_dir())
         free = shutil.disk_usage(folder).free / 2**20
         raise InputError(f"{path} cannot be written: {said}, with {free:.1f} MiB free") from error
+
+
+@contextmanager
+def refusals_as_input_errors(folder: str) -> Iterator[None]:
+    """Turn what the system says of a full disk or a forbidden folder into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise InputError(f"{error.filename or folder}: {error.strerror}") from error
 
 
 def open_lmdb(path: Path) -> lmdb.Environment:

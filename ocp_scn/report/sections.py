@@ -33,7 +33,7 @@ _SHORT = {"s2ef": "S2EF", "is2re": "IS2RE direct", "relaxation": "Relaxations"}
 _WORST = 10
 _PREDICT = {
     1: "python main.py --mode predict --config-yml … --run-dir … --checkpoint …/best_checkpoint.pt",
-    2: "fairchem -c configs/fairchem2/predict.yaml checkpoint=…/inference_ckpt.pt src=… "
+    2: "ocp-scn predict --config configs/fairchem2/predict.yaml checkpoint=…/inference_ckpt.pt src=… "
     "results=…/results/ocp_predictions.npz",
 }
 
@@ -254,7 +254,9 @@ def settings_section(
     for task, training in run.trainings.items():
         if run.line == 2:
             path = training.logs.parent.parent / "canonical_config.yaml"
-            section.text(f"The training {training.name} ({_SHORT[task]}) again:", code=f"fairchem -c {path}")
+            section.text(
+                f"The training {training.name} ({_SHORT[task]}) again:", code=f"ocp-scn train --config {path}"
+            )
     if run.line == 1:
         section.text("fairchem-core 1.10 keeps the settings of a training, not its command.")
     for training in run.trainings.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from ocp_scn.fairchem.v1.launcher import _cause_in_rank
+from ocp_scn.fairchem.ranks import cause_in_rank
 
 TRACEBACK = (
     "Traceback (most recent call last): ...\nocp_scn.errors.InputError: step 2: the loss is not finite"
@@ -32,4 +32,4 @@ def test_the_cause_in_a_rank(tmp_path: Path, exitcode: int, written: str | None,
         message = {"message": written, "extraInfo": {"timestamp": "1"}}
         file.write_text(json.dumps({"message": message}))
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=exitcode, error_file=str(file))
-    assert _cause_in_rank(ChildFailedError("train", {0: failure})) == said
+    assert cause_in_rank(ChildFailedError("train", {0: failure})) == said

@@ -6,7 +6,6 @@ import pytest
 
 from ocp_scn_cli import main
 from tests.commands.conftest import ROOT
-from tests.fairchem2.conftest import TINY
 
 CONFIG = str(ROOT / "configs/fairchem2/s2ef/example.yaml")
 
@@ -16,6 +15,7 @@ CONFIG = str(ROOT / "configs/fairchem2/s2ef/example.yaml")
     [
         (["train", "--config", CONFIG, "--cpu"], "--cpu is an option of fairchem 1; with fairchem 2 use"),
         (["train", "--config", CONFIG, "--max_epoch=1"], "Could not override 'max_epoch'"),
+        (["train", "--config", CONFIG, "+nonsense=1"], "Found unused keys in the config: {'nonsense'}"),
         (
             ["train", "--config", CONFIG, "nonsense"],
             "argument 'nonsense' not understood; settings are written",
@@ -28,15 +28,3 @@ def test_mistakes_end_in_one_line(words, message, capfd):
     assert main(words) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
-
-
-@pytest.mark.slow
-def test_train(sample, command, tmp_path):
-    settings = {f"+model.backbone.{name}": value for name, value in TINY.items()}
-    settings |= {"train_src": sample / "s2ef/train", "val_src": sample / "s2ef/val", "job.run_dir": tmp_path}
-    words = [
-        f"--{name}={value}" if "+" not in name else f"+{name}={value}" for name, value in settings.items()
-    ]
-    few = ["+job.timestamp_id=run", "--max_epochs=null", "--runner.max_steps=2", "--evaluate_every_n_steps=2"]
-    command("-m", "ocp_scn_cli", "train", "--config", CONFIG, *words, *few)
-    assert (tmp_path / "run/checkpoints/final/inference_ckpt.pt").is_file()

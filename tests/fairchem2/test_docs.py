@@ -9,6 +9,7 @@ from fairchem.core._cli import get_hydra_config_from_yaml
 
 from ocp_scn.data.__main__ import main
 from ocp_scn.fairchem.v2.checkpoint import build
+from ocp_scn.runs import MODES
 from tests.calculations import write_calculations
 from tests.commands.conftest import ROOT
 from tests.fairchem2.test_checkpoint import trained
@@ -20,23 +21,24 @@ COMMANDS = [
     shlex.split(line)
     for _, text in BLOCKS
     for line in text.replace("\\\n", " ").splitlines()
-    if line.startswith("fairchem ")
+    if re.match(r"ocp-scn \w+ --config \S+\.yaml", line)
 ]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_command(words, tmp_path):
     """It names a file of this project, or one that a command writes, and overrides that the file takes."""
-    assert words[1] == "-c"
-    if words[2].endswith("resume.yaml"):
-        assert words[3:] == []
+    _, name, _, config, *settings = words
+    assert name in MODES
+    if config.endswith("resume.yaml"):
+        assert not settings
         return
-    path = ROOT / words[2]
-    if words[2] == "datasets/mine/train.yaml":
+    path = ROOT / config
+    if config == "datasets/mine/train.yaml":
         source = write_calculations(tmp_path / "mine.extxyz", 12)
         path = tmp_path / "mine/train.yaml"
         assert main(["convert", str(source), str(path.parent), "--format", "aselmdb"]) == 0
-    assert get_hydra_config_from_yaml(str(path), words[3:])["runner"]["_target_"]
+    assert get_hydra_config_from_yaml(str(path), settings)["runner"]["_target_"]
 
 
 def test_python_block(tmp_path, monkeypatch):

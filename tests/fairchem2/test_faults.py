@@ -44,8 +44,8 @@ def start(sample, tmp_path):
 
 
 def wait_for_step(process, log):
-    end = time.monotonic() + HANG
-    while "'train/step': 2," not in log.read_text():
+    end, kept = time.monotonic() + HANG, log.parent / "run/run.log"
+    while not (kept.is_file() and "'train/step': 2," in kept.read_text()):
         assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -70,7 +70,10 @@ def test_signals_save(start, tmp_path, number, ranks):
     assert "Traceback" not in log.read_text()
     (line,) = [line for line in log.read_text().splitlines() if line.startswith("ended by ")]
     saved = max((tmp_path / "run/checkpoints").iterdir(), key=lambda path: int(path.name.split("_")[1]))
-    assert line == f"ended by {number.name}: saved in {saved}; fairchem -c {saved / 'resume.yaml'} goes on"
+    assert (
+        line
+        == f"ended by {number.name}: saved in {saved}; ocp-scn train --config {saved / 'resume.yaml'} goes on"
+    )
     assert (saved / "resume.yaml").is_file()
 
 

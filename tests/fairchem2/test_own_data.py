@@ -90,7 +90,7 @@ def test_convert_and_train(command, tmp_path):
     printed = command(*words).stdout
     words = shlex.split(printed.splitlines()[-1].removeprefix("next: ocp-scn "))
     more = (f"job.run_dir={tmp_path / 'run'}", "job.device_type=CPU", "max_steps=80", "print_every=1")
-    found = losses(command("-m", "ocp_scn_cli", *words, *more))
+    found = losses(command("-m", "ocp_scn_cli", *words, *more, "--verbose"))
     first, last = ([float(found[step][0]) for step in steps] for steps in (range(10), range(70, 80)))
     assert sum(last) < 0.5 * sum(first)
     assert list((tmp_path / "run").glob("*/checkpoints/final/inference_ckpt.pt"))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ocp_scn.errors import InputError
-
-# What the system answers where a user has to make room or choose another folder.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 def run_folder(run_dir: str, name: str) -> Path:
@@ -71,14 +67,3 @@ def _claim_new_name(args: Any) -> None:
         with suppress(FileExistsError):
             claimed_folder(args).mkdir(parents=True)
             return
-
-
-@contextmanager
-def refusals_as_input_errors(folder: str) -> Iterator[None]:
-    """Turn what the system says of a full disk or a forbidden folder into an InputError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _REFUSALS:
-            raise
-        raise InputError(f"{error.filename or folder}: {error.strerror}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,16 +25,22 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError, cause
+from ocp_scn.fairchem.console import introduce, kept, terminal
+from ocp_scn.fairchem.files import refusals_as_input_errors, written_whole
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
-from ocp_scn.fairchem.ranks import STATUSES_OF_SIGNALS, killed, leave_the_first_word, lost_rank
+from ocp_scn.fairchem.ranks import (
+    STATUSES_OF_SIGNALS,
+    cause_in_rank,
+    leave_the_first_word,
+    lost_rank,
+    own_message,
+)
 from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
-from ocp_scn.fairchem.v1.console import introduce, kept, terminal
 from ocp_scn.fairchem.v1.finetuning import with_checkpoint
 from ocp_scn.fairchem.v1.folders import (
     claim_run_name,
     claimed_folder,
     outcome_folder,
-    refusals_as_input_errors,
     run_folder,
 )
 from ocp_scn.fairchem.v1.interruption import interruption
@@ -85,7 +90,9 @@ class Runner(_cli.Runner):
                 kept(folder, rank),
             ):
                 if folder is not None and rank == 0:
-                    introduce(given, folder)
+                    introduce(given["timestamp_id"], given["mode"], folder, cpu=given["cpu"])
+                    with written_whole(folder / "config.yml") as part:  # which another run can take
+                        part.write_text(yaml.safe_dump(given, sort_keys=False))
                 super().__call__(config)
         except (MemoryError, RuntimeError) as error:
             if interruption.requested and not distutils.is_master():
@@ -188,7 +195,7 @@ def _launch(args: Any, overrides: list[str]) -> int:
         with refusals_as_input_errors(args.logdir), kept(folder), _in_fairchem(ours):
             _cli.main(args, overrides)
     except InputError as error:
-        return _refuse(_own_message(error))
+        return _refuse(own_message(error))
     except FailedJobError as error:
         with suppress(OSError):  # a folder that is not empty is of a run before
             claimed_folder(args).rmdir()
@@ -197,7 +204,7 @@ def _launch(args: Any, overrides: list[str]) -> int:
         _, failure = error.get_first_failure()
         if failure.exitcode in STATUSES_OF_SIGNALS:  # of a rank that has said so
             return failure.exitcode
-        reason = _cause_in_rank(error)
+        reason = cause_in_rank(error)
         if reason is None:
             raise
         return _refuse(reason)
@@ -261,23 +268,6 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
 def _include_paths(args: Any) -> list[Path]:
     """Return where the files that a configuration includes are looked for, beside the working directory."""
     return list(args.config_yml.absolute().parents)
-
-
-def _cause_in_rank(error: ChildFailedError) -> str | None:
-    """Return the message of an InputError or the signal that ended a rank, if that is what happened."""
-    rank, failure = error.get_first_failure()
-    message: Any = failure.message
-    text = message["message"] if isinstance(message, dict) else message
-    # A line of its own: where a rank's traceback is quoted, it ends with the exception.
-    found = re.search(rf"\b{InputError.__name__}: (.+)", text)
-    if found:  # also where gloo aborted the process at its end
-        return found[1]
-    return killed(rank, failure.exitcode)
-
-
-def _own_message(error: InputError) -> str:
-    """Return an error's message; one from a process that loads data quotes the traceback there."""
-    return str(error).strip().rsplit(f"{InputError.__name__}: ", 1)[-1]
 
 
 def _cause_in_sbatch(error: FailedJobError) -> str:

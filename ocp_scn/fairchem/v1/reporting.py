@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,52 +11,11 @@ from typing import Any
 import torch
 from fairchem.core.common import distutils
 from torch_geometric.data import Batch
-from tqdm import tqdm
 
+from ocp_scn.fairchem.progress import Progress, devices, listed
 from ocp_scn.fairchem.v1.resumption import ResumableTrainer
 
 log = logging.getLogger(__name__)
-_EVERY = 600.0  # seconds between lines where there is no terminal for a bar
-
-
-class Progress:
-    """How far a loop is: a bar on a terminal, elsewhere a line every ten minutes.
-
-    Args:
-        what: is done.
-        unit: of the counts.
-        total: number of them.
-        done: before this process began.
-        hidden: say nothing, as ranks do but the first.
-    """
-
-    def __init__(self, what: str, unit: str, total: int, done: int = 0, *, hidden: bool) -> None:
-        self._what, self._unit, self._total, self._first, self._done = what, unit, total, done, done
-        self._start = self._said = time.monotonic()
-        # None is for terminals only.
-        self._bar = tqdm(
-            desc=what, unit=unit, total=total, initial=done, leave=False, disable=True if hidden else None
-        )
-        self._lines = self._bar.disable and not hidden
-
-    def advance(self, note: str = "") -> None:
-        """Count one more."""
-        self._done += 1
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update()
-        if self._lines and time.monotonic() - self._said > _EVERY:
-            self._said = time.monotonic()
-            log.info(f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, {self.times()}")
-
-    def times(self) -> str:
-        """Return how long it took so far, and how much longer it takes at that speed."""
-        gone = time.monotonic() - self._start
-        left = gone * (self._total - self._done) / max(self._done - self._first, 1)
-        return f"{tqdm.format_interval(gone)} gone, {tqdm.format_interval(left)} left"
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
 
 
 class ReportingTrainer(ResumableTrainer):
@@ -72,18 +30,10 @@ class ReportingTrainer(ResumableTrainer):
         if inference_only or not distutils.is_master():
             return
         size = sum(parameter.numel() for parameter in self._unwrapped_model.parameters())
-        log.info(f"model   {self.config['model']['name']}, {size:,} parameters, on {self._devices()}")
+        log.info(f"model   {self.config['model']['name']}, {size:,} parameters, on {devices(self.device)}")
         sets = {name: getattr(self, f"{name}_dataset", None) for name in ("train", "val", "test", "relax")}
         found = [f"{name} {len(data):,}" for name, data in sets.items() if data is not None]
         log.info(f"data    {', '.join(found)} systems")
-
-    def _devices(self) -> str:
-        if self.device.type == "cuda":
-            device = torch.cuda.get_device_name(self.device)
-        else:
-            device = f"the CPU (threads: {torch.get_num_threads()})"
-        ranks = distutils.get_world_size()
-        return device if ranks == 1 else f"{device}, {ranks} ranks"
 
     @contextmanager
     def _counted(self, what: str, loader: Any, *, hidden: bool) -> Iterator[None]:
@@ -168,4 +118,4 @@ class ReportingTrainer(ResumableTrainer):
 
 
 def _values(metrics: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {value['metric']:.4f}" for name, value in metrics.items())
+    return listed({name: value["metric"] for name, value in metrics.items()})

@@ -13,6 +13,7 @@ from fairchem.core.common import distutils
 from torch.utils.data import BatchSampler
 
 from ocp_scn.fairchem.batches import BatchSCN
+from ocp_scn.fairchem.progress import Progress
 from ocp_scn.fairchem.training_data import (
     KnownElements,
     elements_of,
@@ -31,7 +32,7 @@ from ocp_scn.fairchem.v1.relaxations import (
     system_name,
     weights_digest,
 )
-from ocp_scn.fairchem.v1.reporting import Progress, ReportingTrainer
+from ocp_scn.fairchem.v1.reporting import ReportingTrainer
 from ocp_scn.trained import ELEMENTS_KEY
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from ocp_scn.fairchem.v2.log import LossLog
 from ocp_scn.fairchem.v2.model import SCNModel
 from ocp_scn.fairchem.v2.predict import PredictRunner
 from ocp_scn.fairchem.v2.references import element_references
-from ocp_scn.fairchem.v2.runner import TrainRunner
+from ocp_scn.fairchem.v2.runner import EvaluateRunner, TrainRunner
 from ocp_scn.fairchem.v2.tasks import float_normalizer
 from ocp_scn.fairchem.v2.training import TrainingGuard, step_schedule
 
@@ -21,6 +21,7 @@ __all__ = [
     "AseDatabase",
     "ConservativeHead",
     "EnergyHead",
+    "EvaluateRunner",
     "ForceHead",
     "LossLog",
     "PredictRunner",

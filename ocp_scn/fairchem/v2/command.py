@@ -1,78 +1,101 @@
-"""fairchem 2's command line, for ``ocp-scn``."""
+"""fairchem 2's command line for ``ocp-scn``: few lines on the terminal, the rest in the run's log."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from fairchem.core import _cli
-from hydra.errors import HydraException, InstantiationException
+from fairchem.core.launchers import slurm_launch
+from fairchem.core.launchers.api import DeviceType, SchedulerType
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from ocp_scn.errors import InputError, cause
-from ocp_scn.fairchem.ranks import STATUSES_OF_SIGNALS, killed
-
-# Of ranks that end, these log what the command says itself, or raises with the rank's traceback.
-_LAUNCHERS = (
-    "torch.distributed.elastic.agent.server.api",
-    "torch.distributed.elastic.multiprocessing.api",
-    "torch.multiprocessing.spawn",
-)
+from ocp_scn.fairchem.console import kept, terminal
+from ocp_scn.fairchem.ranks import STATUSES_OF_SIGNALS, cause_in_rank
+from ocp_scn.fairchem.v2.launching import rank_of, run_folder
 
 
-def run(config: Path, settings: Sequence[str]) -> tuple[int, Path]:
+def run(config: Path, settings: Sequence[str], mode: str, *, verbose: bool = False) -> tuple[int, Path]:
     """Run a configuration as ``fairchem -c`` does; ``--KEY=VALUE`` is the same as ``KEY=VALUE``.
 
+    Args:
+        config: the file.
+        settings: that replace those of the file.
+        mode: what the user calls the run.
+        verbose: print all that fairchem logs.
+
     Returns:
-        The exit status, of several ranks that of the one that has said why it ended; and the run's folder.
+        The exit status, and the run's folder.
 
     Raises:
-        InputError: for settings that are none, or that the configuration does not have, or a rank that
-            was killed.
+        InputError: for what the user can mend, in the settings or in the run.
     """
     unknown = next((word for word in settings if not re.match(r"(--|\+{1,2}|~)?[^-+~=]+=|~", word)), None)
     if unknown is not None:
         raise InputError(f"argument {unknown!r} not understood; settings are written --key.subkey=value")
-    words = [word.removeprefix("--") for word in settings]
+    composed = _composed(config, [word.removeprefix("--") for word in settings])
+    local = composed.job.scheduler.mode == SchedulerType.LOCAL
+    if local:
+        _check_devices(composed.job)
+    folder = run_folder(composed.job)
+    everything = verbose or not local
+    ours = _in_fairchem(composed, mode, everything=everything)
     try:
-        job = _cli.get_hydra_config_from_yaml(str(config), words).job
-        # That of the folder, which is otherwise taken from the clock once more.
-        words.append(f"++job.timestamp_id={job.timestamp_id}")
-        folder = Path(job.metadata.config_path).parent
-        with _launchers_silent():
-            _cli.main(argparse.Namespace(config=str(config)), words)
+        # Jobs have logs of their own.
+        with terminal(everything=everything), kept(folder if local else None), ours:
+            _cli.main(argparse.Namespace(config=str(config)), [])
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        if status in STATUSES_OF_SIGNALS:  # of a rank that has said so
+            return status, folder
+        reason = cause_in_rank(error)
+        if reason is None:
+            raise
+        raise InputError(reason) from error
     except SignalException as error:
         return 128 + error.sigval, folder
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        reason = killed(rank, failure.exitcode)
-        if reason is not None:
-            raise InputError(reason) from error
-        if failure.exitcode not in (2, *STATUSES_OF_SIGNALS):
-            raise
-        return failure.exitcode, folder
-    except InstantiationException:  # of what a class raised: a fault of the program, or it has said its line
-        raise
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"--config {config}: {cause(error)}") from error
     return 0, folder
 
 
+def _composed(config: Path, words: Sequence[str]) -> Any:
+    try:
+        found = _cli.get_hydra_config_from_yaml(str(config), list(words))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: of keys and job
+        raise InputError(f"--config {config}: {cause(error)}") from error
+    if "runner" not in found:
+        raise InputError(f"--config {config} has no section 'runner'")
+    return found
+
+
+def _check_devices(job: Any) -> None:
+    """Raise `InputError` if there are fewer GPUs than ranks that need one."""
+    ranks, found = job.scheduler.ranks_per_node, torch.cuda.device_count()
+    if job.device_type == DeviceType.CUDA and found < ranks:
+        raise InputError(
+            f"job.device_type=CUDA with {ranks} rank(s) needs as many GPUs, but {found} are visible; "
+            "job.device_type=CPU uses none"
+        )
+
+
 @contextmanager
-def _launchers_silent() -> Iterator[None]:
-    """Let torch's launchers of ranks log nothing."""
-    loggers = [logging.getLogger(name) for name in _LAUNCHERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+def _in_fairchem(config: Any, mode: str, *, everything: bool) -> Iterator[None]:
+    """Have fairchem's command line take this configuration, and run this package's ranks."""
+    rank = rank_of(mode, everything=everything)
+    places = [(_cli, "get_hydra_config_from_yaml", lambda *_: config), (slurm_launch, "runner_wrapper", rank)]
+    theirs = [(module, name, getattr(module, name)) for module, name, _ in places]
+    for module, name, ours in places:
+        setattr(module, name, ours)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for module, name, before in theirs:
+            setattr(module, name, before)

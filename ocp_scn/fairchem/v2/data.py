@@ -54,7 +54,8 @@ class AseDatabase(AseDBDataset):
     Databases are opened to be read only, and no further than they go.
 
     Raises:
-        InputError: if no row has a label that ``key_mapping`` names, or a database is damaged.
+        InputError: if no row has a label that ``key_mapping`` names, or a database is damaged
+            or not there.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -116,9 +117,12 @@ class AseDatabase(AseDBDataset):
 
     def _load_dataset_get_ids(self, config: dict[str, Any]) -> list[int]:
         try:
-            return super()._load_dataset_get_ids(config)
+            found = super()._load_dataset_get_ids(config)
         except _DamagedError as error:
             raise InputError(str(error)) from error
+        if not found:
+            raise InputError(f"src={config['src']!r} has no structures; expected a folder of *.aselmdb")
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "dbs": []}

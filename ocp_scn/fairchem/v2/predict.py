@@ -14,17 +14,19 @@ import torch
 from fairchem.core.common import distutils
 from fairchem.core.components.runner import Runner
 from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
-from tqdm import tqdm
 
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import refused_writes, written_whole
+from ocp_scn.fairchem.progress import Progress
 from ocp_scn.fairchem.v2.checkpoint import load_predict_unit
 from ocp_scn.fairchem.v2.data import AseDatabase
+from ocp_scn.fairchem.v2.reporting import say_model
 from ocp_scn.npz import write_npz
 from ocp_scn.predictions import batches, shard_range, structure_name
 from ocp_scn.signals import ending
 
+log = logging.getLogger(__name__)
 Prediction = tuple[str, float, np.ndarray | None]  # id, energy in eV, forces (F, 3) of free atoms in eV/Å
 
 
@@ -79,18 +81,23 @@ class PredictRunner(Runner):
         task_name = _task_name(self.task_name, unit.dataset_to_tasks)
         found: list[Prediction] = []
         ending.watch("nothing is written, and the same command begins anew")
-        with tqdm(total=len(mine), position=rank, desc=f"rank {rank}", unit=" systems", disable=None) as bar:
-            structures = (_structure(dataset, index) for index in mine)
-            for systems in batches(structures, len, self.max_atoms):
-                if ending.number is not None:
-                    ending.end(ending.number, silent=not distutils.is_master())
-                found += predict(unit, systems, task_name)
-                bar.update(len(systems))
+        master = distutils.is_master()
+        if master:
+            say_model(unit.model)
+            log.info(f"data    {self.src}, {len(dataset):,} systems")
+        progress = Progress("predicting", "systems", len(mine), hidden=not master)
+        structures = (_structure(dataset, index) for index in mine)
+        for systems in batches(structures, len, self.max_atoms):
+            if ending.number is not None:
+                ending.end(ending.number, silent=not master)
+            found += predict(unit, systems, task_name)
+            progress.advance(count=len(systems))
+        progress.close()
         gathered = distutils.gather_objects(found)
-        if distutils.is_master():
+        if master:
             predictions = [prediction for part in gathered for prediction in part]
             write_predictions(self.results, predictions)
-            logging.info(f"Wrote predictions of {len(predictions)} systems to {self.results}")
+            log.info(f"wrote   {self.results}, {len(predictions):,} systems")
 
     def save_state(self, checkpoint_location: str, is_preemption: bool = False) -> bool:
         """Save nothing: predictions begin anew."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import hydra
-from fairchem.core.common import distutils
+from fairchem.core.components.evaluate.eval_runner import EvalRunner
 from fairchem.core.components.train.train_runner import TrainEvalRunner
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from tqdm import tqdm
 
 from ocp_scn.errors import InputError, shown
 from ocp_scn.fairchem.ranges import above_zero, decay, milestones, not_negative, whole
-from ocp_scn.fairchem.ranks import leave_the_first_word
+from ocp_scn.fairchem.ranks import own_message
+from ocp_scn.fairchem.v2.reporting import EvaluationReport, TrainingReport
 
 _COUNTS = ("max_epochs", "max_steps", "evaluate_every_n_steps", "max_eval_steps_per_epoch")
 _LOADERS = ("train_dataloader", "eval_dataloader")
@@ -52,6 +55,15 @@ class TrainRunner(TrainEvalRunner):
         with one_line():
             check_settings({name: _plain(value) for name, value in config.items()})
             super().__init__(**{name: _made(value) for name, value in config.items()})
+        self.callbacks: list[Any] = [*self.callbacks, TrainingReport()]
+
+
+class EvaluateRunner(EvalRunner):
+    """fairchem's runner of an evaluation, which says what it evaluates, how far it is and what came out."""
+
+    def __init__(self, *args: Any, **config: Any) -> None:
+        super().__init__(*args, **config)
+        self.callbacks: list[Any] = [*self.callbacks, EvaluationReport()]
 
 
 def check_settings(runner: Mapping[str, Any]) -> None:
@@ -87,19 +99,27 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except (InputError, InstantiationException) as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        if cause is None:
+        found = input_error(error)
+        if found is None:
             raise
-        refuse(cause)
+        refuse(found)
+
+
+def input_error(error: BaseException) -> InputError | None:
+    """Return what the user can mend, where an error was raised from that; hydra and fairchem wrap it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        if isinstance(cause, AssertionError) and "less batches than ranks" in str(cause):  # of fairchem
+            return InputError(f"{cause} Lower max_atoms, or take fewer ranks")
+        cause = cause.__cause__
+    return cause
 
 
 def refuse(error: InputError) -> NoReturn:
-    """End this rank with one line and status 2; where the first rank says it, the others need not."""
-    if not distutils.is_master():
-        leave_the_first_word()
-    print(f"error: {error}", file=sys.stderr)
+    """End the process with one line and status 2; of several ranks, whoever launched them says it."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        raise error
+    tqdm.write(f"error: {own_message(error)}", file=sys.stderr)  # above a bar, where there is one
     sys.exit(2)
 
 

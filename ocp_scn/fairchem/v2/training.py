@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +29,8 @@ from ocp_scn.fairchem.v2.finetuning import scales_in_use, with_values
 from ocp_scn.fairchem.v2.losses import LabelledLoss
 from ocp_scn.fairchem.v2.runner import refuse
 from ocp_scn.signals import ending
+
+log = logging.getLogger(__name__)
 
 
 class TrainingGuard(Callback):
@@ -119,12 +120,7 @@ class TrainingGuard(Callback):
         """
         if not math.isfinite(float(unit.last_grad_norm)):
             step = unit.train_progress.num_steps_completed - 1  # as fairchem logs it
-            try:
-                stop_training("loss or its gradient", step, self._batch, self._last_checkpoint())
-            except InputError:
-                if not distutils.is_master():
-                    sys.exit(2)  # the first rank says it
-                raise
+            stop_training("loss or its gradient", step, self._batch, self._last_checkpoint())
 
     def on_exception(self, state: Any, unit: Any, exc: BaseException) -> None:
         """End the process with one line and status 2 where the user can mend what was wrong."""
@@ -132,8 +128,7 @@ class TrainingGuard(Callback):
             exc = out_of_memory(exc, unit.model, self._batch, "max_atoms")
         lost = lost_rank(exc)
         if lost is not None:
-            if distutils.is_master():
-                leave_the_first_word()  # as refuse does on the other ranks
+            leave_the_first_word()
             exc = InputError(f"rank {distutils.get_rank()} lost another rank, which has ended: {lost}")
         if isinstance(exc, InputError):
             refuse(exc)
@@ -145,7 +140,7 @@ class TrainingGuard(Callback):
         if number:
             location = Path(self._folder) / f"step_{step}"
             self._save(str(location))
-            what = f"saved in {location}; fairchem -c {location / 'resume.yaml'} goes on"
+            what = f"saved in {location}; ocp-scn train --config {location / 'resume.yaml'} goes on"
             ending.end(int(number), what, silent=not distutils.is_master())
 
     def on_train_step_start(self, state: Any, unit: Any) -> None:
@@ -173,7 +168,7 @@ def _log_beginning(path: str) -> None:
     """Log what a training takes of the checkpoint that it begins with, if it does."""
     config: Any = OmegaConf.to_container(OmegaConf.load(path))
     for line in scales_in_use(config["runner"]["train_eval_unit"]):
-        logging.info(line)
+        log.info(line)
 
 
 def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a run prints, and what it keeps beside its results: run.log, config.yml and versions.txt."""
+"""What a run of either line prints, and what it keeps beside its results: run.log and versions.txt."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distributions
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from fairchem.core.common.utils import setup_logging
 from tqdm import tqdm
 
-from ocp_scn.fairchem.files import written_whole
+from ocp_scn.fairchem.files import refused_writes, written_whole
 
 log = logging.getLogger(__name__)
 LOG_FILE = "run.log"
-_OURS, _LAUNCHER = "ocp_scn", "torch.distributed.elastic"
+_OURS, _LAUNCHER, _UNIT = "ocp_scn", "torch.distributed.elastic", "mlip_unit"
 _FORMAT = "%(asctime)s %(pathname)s:%(lineno)d: (%(levelname)s): %(message)s"  # fairchem's
 
 
@@ -31,10 +29,10 @@ class _Terminal(logging.Handler):
     """Prints what this package says, and others' errors, in one line each; bars are drawn below."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # Of ranks that end, torch's launcher logs what the command says itself.
-        name = record.name.split(".")[0]
-        foreign = record.levelno >= logging.ERROR and not record.name.startswith(_LAUNCHER)
-        return name == _OURS or foreign
+        # Of ranks that end, torch's launcher logs what the command says itself, and fairchem 2's unit the
+        # batch at which it then raises.
+        told = record.name.startswith(_LAUNCHER) or record.module == _UNIT
+        return record.name.split(".")[0] == _OURS or (record.levelno >= logging.ERROR and not told)
 
     def emit(self, record: logging.LogRecord) -> None:
         warns = record.levelno >= logging.WARNING
@@ -69,18 +67,24 @@ class _File(logging.Handler):
 
 
 @contextmanager
-def terminal(*, everything: bool) -> Iterator[None]:
+def terminal(*, everything: bool, silent: bool = False) -> Iterator[None]:
     """Let the process print this package's messages alone, or ``everything`` as fairchem does.
 
-    Where messages are printed already, nothing changes.
+    A ``silent`` process, as all ranks but the first may be, prints none. Where messages are printed so
+    already, nothing changes.
     """
     root = logging.getLogger()
-    if any(isinstance(handler, _Terminal | MemoryHandler) for handler in root.handlers):
+    if any(isinstance(handler, _Terminal | MemoryHandler | _File) for handler in root.handlers):
         yield
         return
     before, level = root.handlers[:], root.level
+    for handler in before:
+        if type(handler) is logging.StreamHandler:  # fairchem 2 adds one as it is imported
+            root.removeHandler(handler)
     torchs = _take_over_torch()
-    if not everything:
+    if silent:
+        root.addHandler(logging.NullHandler())
+    elif not everything:
         root.addHandler(_Terminal())
     setup_logging()  # sets the level; adds what prints everything where nothing prints yet
     # What is said before the run has a folder.
@@ -91,8 +95,8 @@ def terminal(*, everything: bool) -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         for handler in set(root.handlers) - set(before):
-            root.removeHandler(handler)
             handler.close()
+        root.handlers = before
         root.setLevel(level)
         for logger, handlers in torchs.items():
             logger.handlers, logger.propagate = handlers, False
@@ -112,15 +116,20 @@ def kept(folder: Path | None, rank: int = 0) -> Iterator[None]:
     """Append what this process logs, and has logged since `terminal`, to the log of its rank.
 
     Args:
-        folder: of `outcome_folder`; None keeps nothing. Where a log is kept already, nothing changes.
+        folder: of the run; None keeps nothing. Where a log is kept already, nothing changes.
         rank: the first rank's is ``run.log``, as is that of the process that launches ranks.
+
+    Raises:
+        InputError: where it cannot be written.
     """
     root = logging.getLogger()
     if folder is None or any(isinstance(handler, _File) for handler in root.handlers):
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    file = _File(folder / (f"run-rank{rank}.log" if rank else LOG_FILE))
+    path = folder / (f"run-rank{rank}.log" if rank else LOG_FILE)
+    with refused_writes(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _File(path)
     for handler in root.handlers[:]:
         if isinstance(handler, MemoryHandler):
             handler.setTarget(file)
@@ -139,17 +148,21 @@ def kept(folder: Path | None, rank: int = 0) -> Iterator[None]:
         file.close()
 
 
-def introduce(config: Mapping[str, Any], folder: Path) -> None:
-    """Say where a run's log is; write its configuration, which another run can take, and what it runs with.
+def introduce(name: str, mode: str, folder: Path, *, cpu: bool) -> None:
+    """Say where a run's log is, and write what it runs with beside it.
 
     Raises:
-        InputError: where they cannot be written.
+        InputError: where that cannot be written.
     """
-    log.info(f"run     {config['timestamp_id']} ({config['mode']}), log in {folder / LOG_FILE}")
-    with written_whole(folder / "config.yml") as part:
-        part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    log.info(f"run     {name} ({mode}), log in {near(folder / LOG_FILE)}")
     with written_whole(folder / "versions.txt") as part:
-        part.write_text("\n".join([*_surroundings(cpu=config["cpu"]), *_packages(), ""]))
+        part.write_text("\n".join([*_surroundings(cpu=cpu), *_packages(), ""]))
+
+
+def near(path: Path | str) -> Path:
+    """Return a path as seen from the working directory where it is below, so that it can be copied."""
+    found = Path(path)
+    return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
 
 
 def _surroundings(*, cpu: bool) -> list[str]:
