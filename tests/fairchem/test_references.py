@@ -110,7 +110,7 @@ def test_elements_that_were_not_trained_are_named_once(
         for metal in ("Fe", "Fe", "W"):
             energy(fcc111(metal, (2, 2, 2), a=3.7, vacuum=7.0, periodic=True), calc)
     found = [record.message for record in caplog.records if "trained on" in record.message]
-    assert [line.split(":")[0] for line in found] == [
+    assert [line.split(", so")[0] for line in found] == [
         "the model was trained on O, Cu, not on Fe",
         "the model was trained on O, Cu, not on W",
     ]

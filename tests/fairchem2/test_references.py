@@ -71,7 +71,7 @@ def test_elements_that_were_not_trained_are_named_once(tmp_path, caplog):
             atoms.calc = calculator
             atoms.get_potential_energy()
     found = [record.message for record in caplog.records if "trained on" in record.message]
-    assert [line.split(":")[0] for line in found] == ["the model was trained on O, Cu, not on Pd"]
+    assert [line.split(", so")[0] for line in found] == ["the model was trained on O, Cu, not on Pd"]
     with pytest.raises(InputError, match=r"not on Pd \(strict_elements=True\)"):
         energy(slab(0, "Pd"), path, strict_elements=True)
 
