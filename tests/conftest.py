@@ -1,6 +1,8 @@
 """What every test starts from: one thread, a fixed seed, and torch's default dtype."""
 
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,3 +19,11 @@ def same_start():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let processes answer Ctrl-C, also where a shell has started the tests with &, and they inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -63,6 +63,7 @@ def test_words_that_are_none_of_a_command(main, words, capsys):
     assert line.startswith("error: ")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_a_command_where_it_is(number, tmp_path, capsys, monkeypatch):
     """In a file that it writes, and between a folder and the one in its place; the old ones stay."""

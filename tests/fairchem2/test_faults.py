@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests import HANG
-from tests.commands.conftest import ENVIRONMENT, ROOT, ctrl_c  # noqa: F401  # a fixture
+from tests.commands.conftest import ENVIRONMENT, ROOT
 from tests.fairchem2.conftest import TINY
 
 pytestmark = pytest.mark.slow
