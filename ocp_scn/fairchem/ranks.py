@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import signal
 import time
+import uuid
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig
 
 from ocp_scn.errors import InputError
 from ocp_scn.signals import ending
@@ -18,6 +20,14 @@ _LOST_RANK = re.compile(
     "[Cc]onnection (closed|reset) by|Connection refused|remote process exited|Broken pipe"
 )
 _FIRST_WORD = 10.0  # seconds, for a rank to say it and to end
+
+
+def launch_config(**settings: Any) -> LaunchConfig:
+    """Return torch's settings of ranks on one machine, which meet at a free port of their own.
+
+    By default, and so in fairchem-core 1.10, the ranks of all runs on a machine meet at one port.
+    """
+    return LaunchConfig(**settings, rdzv_endpoint="localhost:0", run_id=str(uuid.uuid4()))
 
 
 def lost_rank(error: BaseException) -> str | None:

@@ -31,6 +31,7 @@ from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
 from ocp_scn.fairchem.ranks import (
     STATUSES_OF_SIGNALS,
     cause_in_rank,
+    launch_config,
     leave_the_first_word,
     lost_rank,
     own_message,
@@ -190,6 +191,7 @@ def _launch(args: Any, overrides: list[str]) -> int:
             "runner_wrapper": run,
             "AutoExecutor": partial(JobExecutor, cpu=args.cpu),
             "create_grid": sweep_configs,
+            "LaunchConfig": launch_config,
             "build_config": partial(_build_config, of_checkpoints=config),
         }
         with refusals_as_input_errors(args.logdir), kept(folder), _in_fairchem(ours):
