@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ from tqdm import tqdm
 
 from ocp_scn.data.configuration import write_configuration
 from ocp_scn.data.conversion import REFERENCES_FILE, Report
+from ocp_scn.data.energies import check_precision, shifted
 from ocp_scn.data.faults import find_fault
 from ocp_scn.data.folder import new_folder
 from ocp_scn.data.formats import Writer, add_format_argument, writer
 from ocp_scn.data.frames import Frame, foreign_files, has_calculated_energies, read_frames
-from ocp_scn.data.labels import ENERGY_TARGETS
 from ocp_scn.data.references import LinearReferences, ReferenceFit
 from ocp_scn.data.source import add_source_arguments, label_keys, source_files
 from ocp_scn.data.splits import NO_SPLIT, TRAIN, Rule, automatic_rules, parse_rules, split_of
@@ -37,8 +36,6 @@ EPILOG = """examples:
   ocp-scn data convert data/is2re/all/val_id datasets/val_id --format aselmdb --labels optional"""
 _SAME_ID = "an earlier frame has the same sid and fid"
 _NEEDED = {"needed": ("energy", "forces"), "energy": ("energy",), "optional": ()}
-# Trainings read energies in float32, whose numbers may not be further apart than this, eV.
-_COARSEST = 1e-3
 _LARGEST_DISTANCE = 5.0  # Å; beyond it every structure has atoms that overlap
 
 
@@ -179,8 +176,8 @@ def convert(args: argparse.Namespace) -> Report:
             writers = {name: stack.enter_context(make(folder / name)) for name in [TRAIN, *rules]}
             for read, split in _good_frames(args, files, rules, report, references):
                 shift = 0.0 if references is None else references.energy(read.atoms.numbers)
-                frame = _shifted(read, shift) if args.subtract_references else read
-                _mind_precision(frame)
+                frame = shifted(read, shift) if args.subtract_references else read
+                check_precision(frame)
                 _write(frame, writers[split])
                 report.add(frame, split)
                 if split == TRAIN:
@@ -324,27 +321,6 @@ def _check_keys(args: argparse.Namespace, report: Report) -> None:
         key = getattr(args, f"{name}_key")
         if key != name and name not in report.labels:
             raise InputError(f"--{name}-key {key}: no frame has anything of that name")
-
-
-def _shifted(frame: Frame, shift: float) -> Frame:
-    """Return the frame with all its energies lowered by ``shift``, eV."""
-    energies = {name: frame.targets[name] - shift for name in ENERGY_TARGETS if name in frame.targets}
-    energy = None if frame.energy is None else frame.energy - shift
-    return replace(frame, energy=energy, targets={**frame.targets, **energies})
-
-
-def _mind_precision(frame: Frame) -> None:
-    """Refuse energies that float32, in which trainings read them, does not hold."""
-    for name, energy in {"energy": frame.energy, **frame.targets}.items():
-        if energy is None or name not in ("energy", *ENERGY_TARGETS):
-            continue
-        spacing = float(np.spacing(np.abs(np.float32(energy))))
-        if spacing > _COARSEST:
-            raise InputError(
-                f"{frame.origin} has {name}={energy:.10g} eV, which trainings read in float32, in steps of "
-                f"{spacing:.2g} eV; --references fit --subtract-references writes what is left without "
-                "references"
-            )
 
 
 def _write(frame: Frame, writer: Writer) -> None:

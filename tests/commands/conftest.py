@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,18 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     return lines[0]
+
+
+def kill_second_rank(process: subprocess.Popen[str]) -> None:
+    """Kill the second of two ranks that a command has launched, as the system does for want of memory."""
+    children = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    _, rank = (int(line.split()[0]) for line in children.stdout.splitlines() if "spawn_main" in line)
+    os.kill(rank, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

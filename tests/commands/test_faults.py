@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests import HANG
-from tests.commands.conftest import ENVIRONMENT, ROOT, Command, refused
+from tests.commands.conftest import ENVIRONMENT, ROOT, Command, kill_second_rank, refused
 from tests.commands.test_modes import losses
 
 pytestmark = pytest.mark.slow
@@ -118,15 +118,7 @@ def test_signals_save(config: Path, tmp_path: Path, ranks: int) -> None:
 def test_a_rank_that_is_killed(config: Path, tmp_path: Path) -> None:
     process = train(config, tmp_path, "--num-gpus", "2")
     wait_for_step(process, tmp_path / "checkpoints/run/run.log", 1)
-    children = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    ranks = [line.split()[0] for line in children.stdout.splitlines() if "spawn_main" in line]
-    assert len(ranks) == 2
-    os.kill(int(ranks[1]), signal.SIGKILL)
+    kill_second_rank(process)
     assert process.wait(HANG) == 2
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error: ")]
     assert lines == ["error: rank 1 was killed by SIGKILL, as for want of memory"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import DEFAULT_PORT
+from torch.distributed.launcher.api import elastic_launch
 
-from ocp_scn.fairchem.ranks import cause_in_rank
+from ocp_scn.fairchem.ranks import cause_in_rank, launch_config
 
 TRACEBACK = (
     "Traceback (most recent call last): ...\nocp_scn.errors.InputError: step 2: the loss is not finite"
@@ -33,3 +38,14 @@ def test_the_cause_in_a_rank(tmp_path: Path, exitcode: int, written: str | None,
         file.write_text(json.dumps({"message": message}))
     failure = ProcessFailure(local_rank=0, pid=1, exitcode=exitcode, error_file=str(file))
     assert cause_in_rank(ChildFailedError("train", {0: failure})) == said
+
+
+def test_ranks_meet_though_the_usual_port_is_taken() -> None:
+    """By another run, say, whose ranks they would join."""
+    with socket.socket() as other:
+        with suppress(OSError):  # where another process has it, that does as well
+            other.bind(("localhost", DEFAULT_PORT))
+            other.listen()
+        settings = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "rdzv_backend": "c10d"}
+        found = elastic_launch(launch_config(**settings, max_restarts=0), os.getpid)()
+    assert len(set(found.values())) == 2

@@ -116,17 +116,7 @@ def test_command_line_of_fairchem_is_itself_again(tmp_path, monkeypatch):
     write_lmdb(tmp_path / "data", [to_graph(h2o, sid=0, fid=0, energy=0.0, forces=torch.zeros(3, 3))])
     sources = [f"--dataset.{split}.src={tmp_path / 'data'}" for split in ("train", "val", "test")]
     config = str(ROOT / "configs/s2ef/example/scn.yml")
-    words = [
-        "--mode",
-        "train",
-        "--config-yml",
-        config,
-        "--debug",
-        "--cpu",
-        "--run-dir",
-        str(tmp_path),
-        *sources,
-    ]
+    words = ["--mode", "train", "--config-yml", config, "--debug", "--cpu", "--run-dir", str(tmp_path)]
     assert main([*words, *sources]) == 0
     assert seen["Runner"] is Runner
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests import HANG
-from tests.commands.conftest import ENVIRONMENT, ROOT
+from tests.commands.conftest import ENVIRONMENT, ROOT, kill_second_rank
 from tests.fairchem2.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -80,15 +80,7 @@ def test_signals_save(start, tmp_path, number, ranks):
 def test_a_rank_that_is_killed(start):
     process, log = start(2)
     wait_for_step(process, log)
-    children = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    ranks = [line.split()[0] for line in children.stdout.splitlines() if "spawn_main" in line]
-    assert len(ranks) == 2
-    os.kill(int(ranks[1]), signal.SIGKILL)
+    kill_second_rank(process)
     assert refused(process, log) == "error: rank 1 was killed by SIGKILL, as for want of memory"
 
 

@@ -119,10 +119,10 @@ def test_refusals_of_ranks_are_one_line(sample: Path, command: Run, tmp_path: Pa
         assert "InputError: runner." in (tmp_path / "run" / name).read_text()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_nothing_is_kept_of_what_is_refused(tmp_path: Path, monkeypatch, capfd) -> None:
     """A run on a GPU that there is not; and the package's configurations are found from any folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     words = ["checkpoint=none.pt", "src=none", "results=none.npz"]
     assert main(["predict", "--config", f"{CONFIGS}/predict.yaml", *words]) == 2
     assert "job.device_type=CUDA with 1 rank(s) needs as many GPUs, but 0" in lines(capfd.readouterr().err)[0]

@@ -55,7 +55,9 @@ def test_the_configuration_is_that_of_the_example(tmp_path):
         unit["settings"] = SCNConfig.from_settings(settings)
         unit["model"].pop("pass_through_head_outputs", None)
     assert units[0] == units[1]
-    assert [of["_target_"] for of in found["callbacks"]] == [of["_target_"] for of in known["callbacks"]]
+    for runner in (found, known):
+        runner["callbacks"][-1].pop("checkpoint_every_n_steps")  # as often as it is evaluated
+    assert found["callbacks"] == known["callbacks"]
 
 
 def test_without_enough_frames_the_training_set_is_evaluated(tmp_path, capsys):

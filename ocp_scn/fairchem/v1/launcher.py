@@ -7,8 +7,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from ocp_scn.fairchem.ranks import (
     lost_rank,
     own_message,
 )
+from ocp_scn.fairchem.replaced import replaced
 from ocp_scn.fairchem.v1.checks import check_device, check_run, without_unneeded_data
 from ocp_scn.fairchem.v1.finetuning import with_checkpoint
 from ocp_scn.fairchem.v1.folders import (
@@ -186,15 +187,17 @@ def _launch(args: Any, overrides: list[str]) -> int:
         folder = None
         if not args.debug and not args.submit:
             folder = outcome_folder(args.run_dir, args.timestamp_id, args.mode)
-        ours = {
-            "Runner": Runner,
-            "runner_wrapper": run,
-            "AutoExecutor": partial(JobExecutor, cpu=args.cpu),
-            "create_grid": sweep_configs,
-            "LaunchConfig": launch_config,
-            "build_config": partial(_build_config, of_checkpoints=config),
-        }
-        with refusals_as_input_errors(args.logdir), kept(folder), _in_fairchem(ours):
+        # fairchem's command line looks these up to submit, spawn or run.
+        ours = replaced(
+            _cli,
+            Runner=Runner,
+            runner_wrapper=run,
+            AutoExecutor=partial(JobExecutor, cpu=args.cpu),
+            create_grid=sweep_configs,
+            LaunchConfig=launch_config,
+            build_config=partial(_build_config, of_checkpoints=config),
+        )
+        with refusals_as_input_errors(args.logdir), kept(folder), ours:
             _cli.main(args, overrides)
     except InputError as error:
         return _refuse(own_message(error))
@@ -213,17 +216,6 @@ def _launch(args: Any, overrides: list[str]) -> int:
     except SignalException as error:
         return 128 + error.sigval
     return 0
-
-
-@contextmanager
-def _in_fairchem(ours: dict[str, Any]) -> Iterator[None]:
-    """Have fairchem's command line find these when it looks them up to submit, spawn or run."""
-    theirs = {name: getattr(_cli, name) for name in ours}
-    vars(_cli).update(ours)
-    try:
-        yield
-    finally:
-        vars(_cli).update(theirs)
 
 
 def _configs(args: Any, config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.console import kept, terminal
 from ocp_scn.fairchem.ranks import STATUSES_OF_SIGNALS, cause_in_rank
+from ocp_scn.fairchem.replaced import replaced
 from ocp_scn.fairchem.v2.launching import rank_of, run_folder
 
 
@@ -48,10 +48,12 @@ def run(config: Path, settings: Sequence[str], mode: str, *, verbose: bool = Fal
         _check_devices(composed.job)
     folder = run_folder(composed.job)
     everything = verbose or not local
-    ours = _in_fairchem(composed, mode, everything=everything)
+    # fairchem's command line takes this configuration, and runs this package's ranks.
+    taken = replaced(_cli, get_hydra_config_from_yaml=lambda *_: composed)
+    run_by = replaced(slurm_launch, runner_wrapper=rank_of(mode, everything=everything))
     try:
         # Jobs have logs of their own.
-        with terminal(everything=everything), kept(folder if local else None), ours:
+        with terminal(everything=everything), kept(folder if local else None), taken, run_by:
             _cli.main(argparse.Namespace(config=str(config)), [])
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
@@ -84,18 +86,3 @@ def _check_devices(job: Any) -> None:
             f"job.device_type=CUDA with {ranks} rank(s) needs as many GPUs, but {found} are visible; "
             "job.device_type=CPU uses none"
         )
-
-
-@contextmanager
-def _in_fairchem(config: Any, mode: str, *, everything: bool) -> Iterator[None]:
-    """Have fairchem's command line take this configuration, and run this package's ranks."""
-    rank = rank_of(mode, everything=everything)
-    places = [(_cli, "get_hydra_config_from_yaml", lambda *_: config), (slurm_launch, "runner_wrapper", rank)]
-    theirs = [(module, name, getattr(module, name)) for module, name, _ in places]
-    for module, name, ours in places:
-        setattr(module, name, ours)
-    try:
-        yield
-    finally:
-        for module, name, before in theirs:
-            setattr(module, name, before)
