@@ -115,10 +115,10 @@ def check_ocp_scn(name: str, *words: str) -> None:
 
 def check_module(module: str, words: list[str]) -> None:
     """Check that the command line of ``python -m module`` takes the words."""
+    if module in ("pip", "venv"):  # not even looked for: setuptools then leaves distutils to Python
+        return
     spec = importlib.util.find_spec(module)
     assert spec is not None, f"no command python -m {module}"
-    if module in ("pip", "venv"):
-        return
     is_package = spec.submodule_search_locations is not None
     found = importlib.import_module(f"{module}.__main__" if is_package else module)
     found.build_parser().parse_args(words)
