@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import HANG
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -46,15 +45,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """Run ``python …`` from the project's root and return the finished process."""
 
     def run(*words: object, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, *map(str, words)],
-            cwd=ROOT,
-            env={**ENVIRONMENT, **environment},
-            capture_output=True,
-            text=True,
-            timeout=HANG,
-            check=False,
-        )
+        done = warm.run([*map(str, words)], ROOT, {**ENVIRONMENT, **environment})
         if ok:
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done

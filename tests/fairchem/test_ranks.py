@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import DEFAULT_PORT
 from torch.distributed.launcher.api import elastic_launch
 
 from ocp_scn.fairchem.ranks import cause_in_rank, launch_config
 
+USUAL_PORT = 29400  # torch's, where none is given; old versions have no name for it
 TRACEBACK = (
     "Traceback (most recent call last): ...\nocp_scn.errors.InputError: step 2: the loss is not finite"
 )
@@ -44,7 +44,7 @@ def test_ranks_meet_though_the_usual_port_is_taken() -> None:
     """By another run, say, whose ranks they would join."""
     with socket.socket() as other:
         with suppress(OSError):  # where another process has it, that does as well
-            other.bind(("localhost", DEFAULT_PORT))
+            other.bind(("localhost", USUAL_PORT))
             other.listen()
         settings = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "rdzv_backend": "c10d"}
         found = elastic_launch(launch_config(**settings, max_restarts=0), os.getpid)()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import HANG
+from tests import warm
 from tests.commands.conftest import ENVIRONMENT, ROOT, command  # noqa: F401  # a fixture
 
 if not version("fairchem-core").startswith("2."):
@@ -36,15 +36,9 @@ needs_fairchem1 = pytest.mark.skipif(
 
 def fairchem(*words: object, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """Run fairchem's command from the project's root on the CPU."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("fairchem"), "-c", *map(str, words)],
-        cwd=ROOT,
-        env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        check=False,
-    )
+    script = Path(sys.executable).with_name("fairchem")
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = warm.run([str(script), "-c", *map(str, words)], ROOT, environment)
     if ok:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done
