@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,13 @@ def test_without_shards_it_is_fairchems(source):
     assert [sample.sid for sample in data_set] == list(range(sum(SIZES)))
     part = registry.get_dataset_class("lmdb")({**source, "shard": 1, "total_shards": 4})
     assert [sample.sid for sample in part] == [3, 4, 5]
+
+
+def test_processes_that_are_no_forks_get_the_data_set(source):
+    """As on macOS: a pickled one opens its files itself, here a second time in one process."""
+    data_set = registry.get_dataset_class("lmdb")({**source, "shard": 1, "total_shards": 4})
+    sent = pickle.dumps(data_set)
+    assert [sample.sid for sample in pickle.loads(sent)] == [sample.sid for sample in data_set] == [3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,18 @@ class ShardedLmdbDataset(LmdbDataset):
         except UnreadableError as error:
             raise _refused(self.path, f"sample {idx}", error) from error
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: its own handles of the files are opened there."""
+        return {name: value for name, value in vars(self).items() if name not in ("env", "envs")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        opened = [self.connect_db(path) for path in self._guards]
+        if self.path.is_file():
+            (self.env,) = opened
+        else:
+            self.envs = opened
+
     def __del__(self) -> None:
         """Leave closing to LMDB; fairchem's own fails where a file could not be opened."""
 
