@@ -23,7 +23,7 @@ INSTALL_OLDEST = $(OLDEST)/bin/python -m pip install --quiet --no-deps --no-buil
 .PHONY: help env env-fairchem2 demo demo-submission test test-slurm test-fairchem2 test-oldest test-hostile mutation lint format docs lock audit dist clean
 
 help: ## show this list
-	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-17s%s\n", $$1, $$2 }' Makefile
 
 env: ## create the environment, where it is missing or out of date
 	@tools/environment.sh

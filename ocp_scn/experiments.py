@@ -19,7 +19,7 @@ EPILOG = """examples:
   ocp-scn configs copy s2ef/2M/scn-t1-b1
   ocp-scn configs copy fairchem2/s2ef/example experiments"""
 _PACKAGE = Path(__file__).parent
-_PARTS = ("base", "direct", "conservative")  # what experiments are made of
+_PARTS = ("base", "direct", "conservative", "published", "checkpoint")  # what experiments are made of
 
 
 def folder() -> Path:

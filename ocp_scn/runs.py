@@ -113,7 +113,7 @@ def _run(mode: str, options: dict[str, Any], settings: Sequence[str]) -> int:
         words = ["--mode", MODES[mode], "--config-yml", str(config), *words_of(options), *settings]
         status, folder = launch(words, finetune=begin), Path(options.get("run_dir", "."))
     else:
-        status, folder = _run_in_fairchem2(mode, config, begin, options, settings)
+        status, folder = _run_in_fairchem2(mode, config, begin, options, settings, reports=report)
     return status_of(lambda: _report(folder)) if report and status == 0 else status
 
 
@@ -140,7 +140,13 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
 
 
 def _run_in_fairchem2(
-    mode: str, config: Path, begin: str | None, options: dict[str, Any], settings: Sequence[str]
+    mode: str,
+    config: Path,
+    begin: str | None,
+    options: dict[str, Any],
+    settings: Sequence[str],
+    *,
+    reports: bool,
 ) -> tuple[int, Path]:
     """Run a configuration of fairchem-core 2; return the exit status and the run's folder."""
     if mode == "relax":
@@ -155,7 +161,7 @@ def _run_in_fairchem2(
     from ocp_scn.fairchem.v2.finetuning import begin_with  # noqa: PLC0415
 
     first = [] if begin is None else [begin_with(begin)]
-    return run(config, [*first, *settings], mode, verbose=verbose)
+    return run(config, [*first, *settings], mode, verbose=verbose, reports=reports)
 
 
 def check_line(config: Path) -> int:

@@ -130,8 +130,14 @@ def check_settings(found: SCNConfig, wanted: SCNConfig, path: str) -> None:
         raise InputError(f"{path} has a model of {old}, and the configuration of {new}; leave these out")
 
 
+def without_forces(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the same network that predicts its energy alone."""
+    of_forces = ("direct_forces", "regress_stress")
+    return {**{key: settings[key] for key in settings if key not in of_forces}, "regress_forces": False}
+
+
 def copy_weights(model: SCN, weights: Mapping[str, Tensor]) -> None:
-    """Give a model the weights of a `Trained`, under the names that they have here."""
+    """Give a model the weights of a `Trained`, under the names that they have here; it may have fewer."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(weights[name])

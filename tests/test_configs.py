@@ -15,12 +15,14 @@ from ase.constraints import FixAtoms
 from fairchem.core.common.utils import load_config, update_config
 from fairchem.core.modules.scheduler import LRScheduler
 
-from ocp_scn import SphericalChannelNetwork
+from ocp_scn import SCNCalculator, SphericalChannelNetwork
 from ocp_scn.fairchem.v1.checks import check_model, check_relaxation, check_run
 from ocp_scn.fairchem.v1.launcher import main
 from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.fairchem.v1.registration import NAMES
+from ocp_scn.trained import to_fairchem1
 from tests.samples import write_lmdb
+from tests.test_calculator import SMOOTH, trained
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -29,7 +31,8 @@ CONFIGS = sorted(
     for path in (ROOT / "configs" / task).rglob("*.yml")
     if path.name != "base.yml"
 )
-FINETUNE = "configs/s2ef/example/finetune.yml"  # its model is that of a checkpoint
+# Their models are those of checkpoints.
+FINETUNE = {f"configs/{task}/example/finetune.yml" for task in ("s2ef", "is2re")}
 OC20 = [name for name in CONFIGS if name.split("/")[2] in ("200k", "2M", "20M", "10k", "100k", "all")]
 PUBLISHED_PARAMETERS = {  # millions
     "configs/s2ef/2M/scn-t1-b1.yml": 123.56,
@@ -168,15 +171,15 @@ def num_parameters(settings):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def train(name, run_dir, **overrides):
+def train(name, run_dir, finetune=None, **overrides):
     words = [f"--{key}={value}" for key, value in overrides.items()]
-    words += [f"--model.{key}={value}" for key, value in TINY.items()]
+    words += [f"--model.{key}={value}" for key, value in TINY.items() if finetune is None]
     words += ["--optim.max_epochs=1", "--optim.batch_size=2", "--optim.num_workers=0", "--optim.eval_every=1"]
     arguments = ["--mode", "train", "--config-yml", str(name), "--cpu", "--run-dir", str(run_dir)]
-    return main(arguments + words)
+    return main(arguments + words, finetune=finetune)
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != FINETUNE])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in FINETUNE])
 def test_loads_and_builds(name):
     config = read(name)
     assert config["model"]["name"] in NAMES
@@ -201,8 +204,9 @@ def test_losses_and_metrics_fit_the_outputs(name):
     assert set(metrics) <= targets | {"misc"}
     names = {f"{target}_{metric}" for target in metrics for metric in metrics[target]}
     assert config["evaluation_metrics"]["primary_metric"] in names
-    assert ("model" in config) == (name != FINETUNE)
-    assert config.get("model", {"regress_forces": True})["regress_forces"] == ("forces" in targets)
+    model = config.get("model", {})
+    assert ("name" in model) == (name not in FINETUNE)
+    assert model.get("regress_forces", True) == ("forces" in targets)
     normalizer = config["dataset"]["train"].get("transforms", {}).get("normalizer", {})
     assert set(normalizer) == (targets if name in OC20 else targets & set(normalizer))
 
@@ -275,6 +279,26 @@ def test_trains(name, data, data_sets, tmp_path, quiet):
     sources = {f"dataset.{split}.src": source for split in ("train", "val")}
     assert train(name, tmp_path, **sources) == 0
     assert len(list(tmp_path.glob("checkpoints/*/best_checkpoint.pt"))) == 1
+
+
+@pytest.mark.parametrize("settings", [{}, SMOOTH], ids=["direct", "derived"])
+def test_models_of_forces_learn_relaxed_energies(data_sets, tmp_path, quiet, settings):
+    """They begin with the energies that they had, in the checkpoint's scale, and lose their forces."""
+    config, before = "configs/is2re/example/finetune.yml", tmp_path / "s2ef.pt"
+    torch.save(to_fairchem1(trained(**settings)), before)
+    sources = {f"dataset.{split}.src": data_sets / "is2re" for split in ("train", "val", "test")}
+    assert train(config, tmp_path, finetune=str(before), **sources, **{"optim.lr_initial": 1e-12}) == 0
+    (after,) = tmp_path.glob("checkpoints/*/best_checkpoint.pt")
+    assert not any("force" in name for name in torch.load(after, weights_only=False)["state_dict"])
+    atoms, energies = fcc111("Cu", (2, 2, 2), vacuum=6.0, periodic=True), []
+    for path in (before, after):
+        (found,) = SCNCalculator(path, device="cpu").predict([atoms])
+        energies.append(found["energy"])
+    assert "forces" not in found
+    assert energies[1] == pytest.approx(energies[0], abs=1e-5)
+    words = ["--mode", "validate", "--config-yml", config, "--cpu", "--run-dir", str(tmp_path)]
+    words += [f"--{key}={value}" for key, value in sources.items()]
+    assert main([*words, "--checkpoint", str(after)]) == 0
 
 
 def test_old_layout_trains(data_sets, tmp_path, quiet):

@@ -52,6 +52,9 @@ for word, written in files.items():
             (here / name).parent.mkdir(exist_ok=True)
             (here / name).write_text(text)
 """
+# Of a compiler, in a shell.
+NO_OPENMP = """case " $* " in *" -fopenmp "*) echo "error: unsupported option '-fopenmp'" >&2; exit 1;; esac
+"""
 
 
 class Environment:
@@ -258,7 +261,7 @@ def test_another_torch_is_refused_not_replaced(environment):
 def test_a_shared_environment_is_linked_to_the_checkout_that_asks(environment):
     assert environment.run().returncode == 0
     environment.calls()
-    key, link = environment.stamp.read_text().splitlines()
+    key, link, *_ = environment.stamp.read_text().splitlines()
     assert link.startswith(f"{ROOT} ")
     # Another checkout, or other kernels in this one.
     for other in (link.replace(str(ROOT), "/a/deleted/checkout"), link + "1"):
@@ -266,14 +269,13 @@ def test_a_shared_environment_is_linked_to_the_checkout_that_asks(environment):
         assert environment.run().returncode == 0
         (call,) = environment.calls()
         assert call.endswith(f"-e {ROOT}")
-        assert environment.stamp.read_text() == f"{key}\n{link}\n"
+        assert environment.stamp.read_text().splitlines()[:2] == [key, link]
     assert environment.run().returncode == 0
     assert not environment.calls()
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler for kernels")
-def test_a_fresh_checkout_in_the_same_place_gets_its_kernels(environment, tmp_path):
-    """The environment knows the place, but what was compiled there is gone with the old checkout."""
+def test_kernels_that_are_missing_are_compiled_once(environment, tmp_path):
+    """In a fresh checkout in the place of another one, and anew only with another compiler."""
     checkout = tmp_path / "checkout"
     for name in (
         "tools/environment.sh",
@@ -285,15 +287,42 @@ def test_a_fresh_checkout_in_the_same_place_gets_its_kernels(environment, tmp_pa
     ):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
-    script = checkout / "tools/environment.sh"
-    assert environment.run(script=script).returncode == 0
-    for compiled, calls in ((False, 1), (True, 0)):
-        environment.calls()
-        if compiled:
-            suffix = sysconfig.get_config_var("EXT_SUFFIX")
-            (checkout / f"ocp_scn/ops/cpu/_compiled{suffix}").touch()
-        assert environment.run(script=script).returncode == 0
-        assert len(environment.calls()) == calls
+    kernels = checkout / f"ocp_scn/ops/cpu/_compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
+    other = executable(tmp_path / "other", "echo a compiler without OpenMP")
+
+    def linked(**variables: str) -> int:
+        assert environment.run(script=checkout / "tools/environment.sh", **variables).returncode == 0
+        return len(environment.calls())
+
+    kernels.touch()
+    assert (linked() > 1, linked()) == (True, 0)
+    kernels.unlink()
+    assert (linked(), linked()) == (1, 0)  # this pip compiles nothing, so it is not asked again
+    assert (linked(CXX=str(other)), linked(CXX=str(other))) == (1, 0)
+    assert (linked(CXX="no-compiler"), linked(CXX="no-compiler")) == (1, 0)
+    kernels.touch()
+    assert linked(CXX=str(other)) == 0
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler for kernels")
+@pytest.mark.parametrize("openmp", [True, False])
+def test_a_compiler_without_openmp_compiles_no_kernels(tmp_path, openmp):
+    """As Apple's; the installation goes on without them."""
+    script = f'{"" if openmp else NO_OPENMP}exec {shutil.which("c++")} -O0 "$@"'
+    compiler = executable(tmp_path / "compiler", script)
+    words = ["setup.py", "build_ext", "--build-lib", tmp_path / "lib", "--build-temp", tmp_path / "temp"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env={**os.environ, "CC": str(compiler), "CXX": str(compiler)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG,
+    )
+    assert done.returncode == 0, done.stderr
+    assert bool(list(tmp_path.glob("lib/**/_compiled*.so"))) == openmp
+    assert ("unsupported option '-fopenmp'" in done.stdout + done.stderr) == (not openmp)
 
 
 def test_missing_kernels_are_said(environment):

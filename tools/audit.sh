@@ -18,8 +18,9 @@ for folder in requirements requirements/fairchem2; do
         [[ $lock == */torch-cpu.txt ]] || locks+=(-r "$lock")
     done
     echo "$folder"
-    output=$("$1" --strict --require-hashes --disable-pip --progress-spinner off "${judged[@]}" "${locks[@]}" 2>&1) &&
-        found=0 || found=$?
+    # To bash before 4.4 an empty array is unset.
+    output=$("$1" --strict --require-hashes --disable-pip --progress-spinner off \
+        ${judged[@]+"${judged[@]}"} "${locks[@]}" 2>&1) && found=0 || found=$?
     if [[ $output == *"could not be audited"* || $output == *ConnectionError* ]]; then
         echo "audit: PyPI's record of vulnerabilities cannot be reached from here; nothing was audited" >&2
         exit 2

@@ -73,7 +73,7 @@ find_interpreter() {
         if ! answer=$("$name" -c "$probe" "${supported[@]}" 2>/dev/null); then
             found+=("$name (does not run)")
         elif [[ $answer == *$'\n'* ]]; then
-            found+=("$name (${answer/$'\n'/ })")
+            found+=("$name (${answer//[[:space:]]/ })")
         else
             command -v "$name"
             return
@@ -185,12 +185,13 @@ if torch.cuda.is_available():
 END
 )
 
-# A fresh checkout in the place of another one has no kernels yet.
 kernels_there() {
     local python=${version%.*}
-    compgen -G "$root/ocp_scn/ops/cpu/_compiled.cpython-${python/./}-*.so" >/dev/null ||
-        ! command -v "${CXX:-c++}" >/dev/null
+    compgen -G "$root/ocp_scn/ops/cpu/_compiled.cpython-${python/./}-*.so" >/dev/null
 }
+
+# Which compiler there is, or that there is none.
+compiler() { { "${CXX:-c++}" --version 2>/dev/null || true; } | cksum; }
 
 kernels_work() (
     cd /
@@ -223,13 +224,17 @@ version=$("$py" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev
     die "$py does not run: delete $venv and run again"
 [[ " ${supported[*]} " == *" ${version%.*} "* ]] || die "$venv has Python $version; $needed is needed"
 
-# The stamp's first line says what is installed, its second which checkout is linked, with which kernels.
-old_key='' old_link=''
+# The stamp's first line says what is installed, its second which checkout is linked, with which kernels. Its
+# third, where these are missing, says with which compiler; with another one, or where a fresh checkout in the
+# place of another one lacks them, they are tried again.
+old_key='' old_link='' old_compiler=''
 key="$version $(cat "$root/requirements/build.txt" "$requirements"/*.txt "${BASH_SOURCE[0]}" | cksum)"
-link="$root $(cat "$root"/setup.{py,cfg} "$root"/ocp_scn/ops/cpu/*.{cpp,h} | cksum)"
+link="$root $(cat "$root/setup.py" "$root/setup.cfg" "$root"/ocp_scn/ops/cpu/*.cpp "$root"/ocp_scn/ops/cpu/*.h | cksum)"
 if [[ -f $stamp ]]; then
-    { read -r old_key; read -r old_link; } <"$stamp" || true
-    [[ $old_key == "$key" && $old_link == "$link" ]] && kernels_there && exit
+    { read -r old_key; read -r old_link; read -r old_compiler; } <"$stamp" || true
+    if [[ $old_key == "$key" && $old_link == "$link" ]]; then
+        if kernels_there || [[ $old_compiler == "$(compiler)" ]]; then exit; fi
+    fi
 fi
 if [[ $old_key != "$key" ]]; then
     rm -f "$stamp"
@@ -244,5 +249,8 @@ fi
 link
 step "a first model" check
 kernels_work >>"$log" 2>&1 || echo "  the kernels are missing, the model works without them, more slowly; see $log"
-printf '%s\n' "$key" "$link" >"$stamp"
+{
+    printf '%s\n' "$key" "$link"
+    kernels_there || compiler
+} >"$stamp"
 echo "Ready: $py"

@@ -19,4 +19,4 @@ if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
 fi
 lacking=$(missing)
 [[ -z $lacking ]] ||
-    printf 'slurm: missing: %s\n' "${lacking//$'\n'/ }" "as root on Debian or Ubuntu: apt-get install ${packages[*]}" >&2
+    printf 'slurm: missing: %s\n' "${lacking//[[:space:]]/ }" "as root on Debian or Ubuntu: apt-get install ${packages[*]}" >&2

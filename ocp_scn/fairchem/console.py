@@ -21,7 +21,8 @@ from ocp_scn.fairchem.files import refused_writes, written_whole
 
 log = logging.getLogger(__name__)
 LOG_FILE = "run.log"
-_OURS, _LAUNCHER, _UNIT = "ocp_scn", "torch.distributed.elastic", "mlip_unit"
+_OURS, _LAUNCHER = "ocp_scn", "torch.distributed.elastic"
+_TOLD = {"mlip_unit", "slurm_launch"}  # modules of fairchem 2
 _FORMAT = "%(asctime)s %(pathname)s:%(lineno)d: (%(levelname)s): %(message)s"  # fairchem's
 
 
@@ -30,8 +31,8 @@ class _Terminal(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         # Of ranks that end, torch's launcher logs what the command says itself, and fairchem 2's unit the
-        # batch at which it then raises.
-        told = record.name.startswith(_LAUNCHER) or record.module == _UNIT
+        # batch at which it then raises; its tasks of jobs log as an error that they are requeued.
+        told = record.name.startswith(_LAUNCHER) or record.module in _TOLD
         return record.name.split(".")[0] == _OURS or (record.levelno >= logging.ERROR and not told)
 
     def emit(self, record: logging.LogRecord) -> None:

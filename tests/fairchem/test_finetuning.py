@@ -163,6 +163,23 @@ def test_the_model_is_that_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest
         assert model == {**trained(**SETTINGS).settings, "name": "ocp_scn"}
 
 
+@pytest.mark.parametrize("settings", [{}, DIRECT], ids=["derived", "direct"])
+def test_a_model_of_forces_may_lose_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
+) -> None:
+    """But one without forces gets none."""
+    monkeypatch.chdir(ROOT)
+    path = write(tmp_path / "checkpoint.pt", **settings)
+    words = ["--mode", "train", "--config-yml", "configs/is2re/example/finetune.yml"]
+    model = config(*words, finetune=path)["model"]
+    rest = {key: value for key, value in trained(**SETTINGS).settings.items() if key not in DIRECT}
+    assert model == {**rest, "name": "ocp_scn", "regress_forces": False}
+    torch.save(to_fairchem1(trained(regress_forces=False)), path)
+    assert config(*words, finetune=path)["model"]["regress_forces"] is False
+    with pytest.raises(InputError, match="has a model of regress_forces=False, and the configuration of"):
+        config(*words, "--model.regress_forces=True", finetune=path)
+
+
 REFUSED = {
     r"has a model of lmax=2, max_num_neighbors=-1, and the configuration of lmax=3, max_num_neighbors=20": {
         "words": ["--model.lmax=3", "--model.max_num_neighbors=20"]

@@ -21,7 +21,6 @@ EXPERIMENTS = sorted(
     for path in FOLDER.glob("*/*.yaml")
     if path.stem not in ("base", "evaluate", "finetune")
 )
-FINETUNE = "s2ef/finetune.yaml"  # its model and scales are those of a checkpoint
 # What tiny models stand in for: the settings that make the published ones large.
 SMALL = {
     "num_interactions": 1,
@@ -97,18 +96,18 @@ def both(name: str, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return old, unit
 
 
-def test_fine_tuning_is_that_of_fairchem_1():
-    old, unit = both(FINETUNE, "finetune=a.pt")
-    assert "model" not in old
+@pytest.mark.parametrize("task", ["s2ef", "is2re"])
+def test_fine_tuning_is_that_of_fairchem_1(task):
+    """Model and scales are those of a checkpoint."""
+    old, unit = both(f"{task}/finetune.yaml", "finetune=a.pt")
     assert "transforms" not in old["dataset"]["train"]
-    assert unit["model"].pop("backbone") == {}
+    assert unit["model"].pop("backbone") == old.get("model", {})
     assert unit["model"] == {
         "_target_": "ocp_scn.fairchem.v2.finetuned_model",
         "checkpoint": "a.pt",
         "task_name": "oc20",
     }
-    for task in unit["tasks"]:
-        assert task["normalizer"]["rmsd"] is None
+    assert all(one["normalizer"]["rmsd"] is None for one in unit["tasks"])
 
 
 @pytest.mark.parametrize("name", ["s2ef/evaluate.yaml", "is2re/evaluate.yaml", "predict.yaml"])

@@ -14,7 +14,7 @@ from tests.calculations import write_calculations
 from tests.commands.conftest import ROOT
 from tests.fairchem2.test_checkpoint import trained
 
-PAGES = ("fairchem2.md", "leaderboard.md", "report.md", "finetuning.md")
+PAGES = ("fairchem2.md", "leaderboard.md", "report.md", "finetuning.md", "clusters.md")
 TEXT = "".join((ROOT / "docs" / name).read_text() for name in PAGES)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 COMMANDS = [

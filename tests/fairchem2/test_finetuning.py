@@ -49,6 +49,18 @@ def test_the_model_has_the_averaged_weights(tmp_path: Path, settings: dict) -> N
         finetuned_model(path, backbone={"lmx": 2})
 
 
+@pytest.mark.parametrize("settings", [{}, SMOOTH], ids=["direct", "derived"])
+def test_a_model_of_forces_may_lose_them(tmp_path: Path, settings: dict) -> None:
+    network = trained(**settings)
+    model = finetuned_model(write(tmp_path / "a.pt", network), backbone={"regress_forces": False})
+    weights = dict(model.backbone.named_parameters())
+    assert {name for name in network.averaged if name not in weights} == {
+        name for name in network.averaged if name.startswith("force_head.")
+    }
+    assert all(torch.equal(weight, network.averaged[name]) for name, weight in weights.items())
+    assert list(model.output_heads) == ["oc20_energy"]
+
+
 def test_whose_scales_hold(tmp_path: Path) -> None:
     """Those of the configuration; else the checkpoint's, without a mean that references take the place of."""
     path = write(tmp_path / "a.pt", trained())
@@ -87,6 +99,19 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]
         assert message in line
         assert "Traceback" not in printed.err
+
+
+@pytest.mark.slow
+def test_a_model_of_forces_learns_relaxed_energies(checkpoint: Path, sample: Path, tmp_path: Path) -> None:
+    """In the checkpoint's scale, which the new one has too."""
+    data = [f"{split}_src={sample / 'is2re' / split}" for split in ("train", "val")]
+    run = [f"job.run_dir={tmp_path}", "+job.timestamp_id=run", "max_epochs=1", "print_every=1"]
+    done = fairchem(CONFIGS.parent / "is2re/finetune.yaml", f"finetune={checkpoint}", *run, *data)
+    assert len(losses(done)) > 1
+    (before, _), (after,) = map(
+        load_tasks, (checkpoint, tmp_path / "run/checkpoints/final/inference_ckpt.pt")
+    )
+    assert [after.normalizer.mean, after.normalizer.rmsd] == [before.normalizer.mean, before.normalizer.rmsd]
 
 
 @pytest.mark.slow

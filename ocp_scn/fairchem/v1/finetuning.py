@@ -28,6 +28,7 @@ from ocp_scn.trained import (
     copy_weights,
     from_fairchem1,
     settings_of_fairchem1,
+    without_forces,
 )
 
 log = logging.getLogger(__name__)
@@ -185,14 +186,17 @@ def _model(section: Any, trained: Trained, path: str) -> Any:
     Raises:
         InputError: for a section of another model, or other settings.
     """
+    settings = trained.settings
+    if isinstance(section, Mapping) and section.get("regress_forces") is False:
+        settings = without_forces(settings)
     if _is_incomplete(section):
-        section = {"name": NAMES[1], **trained.settings, **(section or {})}
+        section = {"name": NAMES[1], **settings, **(section or {})}
     if not isinstance(section, Mapping):
         return section  # which is refused with the rest of the configuration
     if section["name"] not in NAMES:
         raise InputError(f"--finetune {path} is of {NAMES[1]}, and model.name is {section['name']!r}")
     wanted = SCNConfig.from_settings({key: value for key, value in section.items() if key != "name"})
-    check_settings(trained.config, wanted, f"--finetune {path}")
+    check_settings(SCNConfig.from_settings(settings), wanted, f"--finetune {path}")
     return section
 
 

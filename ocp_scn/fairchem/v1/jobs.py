@@ -15,6 +15,7 @@ import yaml
 from submitit import AutoExecutor, JobEnvironment
 
 from ocp_scn.errors import InputError
+from ocp_scn.fairchem.jobs import SRUN_ARGUMENTS
 from ocp_scn.fairchem.v1.interruption import HELD_BACK
 
 # Below the ports that systems give to outgoing connections.
@@ -39,8 +40,7 @@ class JobExecutor(AutoExecutor):
         """Take the request that fairchem makes of its command line."""
         if self._cpu:
             del request["gpus_per_node"]
-        # Without it, the other ranks of one that failed wait until their collectives time out.
-        super().update_parameters(**request, slurm_srun_args=["--kill-on-bad-exit=1"])
+        super().update_parameters(**request, slurm_srun_args=SRUN_ARGUMENTS)
 
 
 def rank_environment() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError, cause
 from ocp_scn.fairchem.console import introduce, kept, terminal
 from ocp_scn.fairchem.files import refusals_as_input_errors, written_whole
+from ocp_scn.fairchem.jobs import check_slurm, refusal_of_slurm
 from ocp_scn.fairchem.memory import is_out_of_memory, out_of_memory
 from ocp_scn.fairchem.ranks import (
     STATUSES_OF_SIGNALS,
@@ -204,7 +204,7 @@ def _launch(args: Any, overrides: list[str]) -> int:
     except FailedJobError as error:
         with suppress(OSError):  # a folder that is not empty is of a run before
             claimed_folder(args).rmdir()
-        return _refuse(f"SLURM did not take the job: {_cause_in_sbatch(error)}")
+        return _refuse(refusal_of_slurm(error))
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         if failure.exitcode in STATUSES_OF_SIGNALS:  # of a rank that has said so
@@ -220,8 +220,8 @@ def _launch(args: Any, overrides: list[str]) -> int:
 
 def _configs(args: Any, config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the configuration of every run that a command line with this one starts."""
-    if args.submit and shutil.which("srun") is None:
-        raise InputError("--submit needs SLURM, but there is no srun on the PATH")
+    if args.submit:
+        check_slurm("--submit")
     if args.sweep_yml is None:
         return [config]
     if not args.submit:
@@ -262,12 +262,6 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
 def _include_paths(args: Any) -> list[Path]:
     """Return where the files that a configuration includes are looked for, beside the working directory."""
     return list(args.config_yml.absolute().parents)
-
-
-def _cause_in_sbatch(error: FailedJobError) -> str:
-    """Return what sbatch said, of a message that also has its command and the call."""
-    said = [line.split("error: ", 1)[1] for line in str(error).splitlines() if "sbatch: error: " in line]
-    return "; ".join(said) or str(error).splitlines()[-1]
 
 
 def _refuse(message: str) -> int:

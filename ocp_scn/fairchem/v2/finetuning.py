@@ -7,6 +7,7 @@ ones, which predict.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +22,7 @@ from ocp_scn.fairchem.inference_checkpoints import from_fairchem2
 from ocp_scn.fairchem.v2.checkpoint import check_line, model_config
 from ocp_scn.fairchem.v2.references import element_references, references_of, task_config
 from ocp_scn.fairchem.v2.tasks import float_normalizer
-from ocp_scn.trained import Trained, check_settings, copy_weights
+from ocp_scn.trained import Trained, check_settings, copy_weights, without_forces
 
 _HERE = "ocp_scn.fairchem.v2"
 _MODEL, _NORMALIZER = f"{_HERE}.finetuned_model", f"{_HERE}.finetuned_normalizer"
@@ -38,14 +39,17 @@ def finetuned_model(
     Args:
         checkpoint: the file.
         task_name: data set of the training's tasks, TASK_NAME_energy and so on.
-        backbone: settings that are not those of the checkpoint, such as ``compute_dtype``.
+        backbone: settings that are not those of the checkpoint, such as ``compute_dtype``. With
+            ``regress_forces=False`` the model of a checkpoint with forces predicts its energy alone.
 
     Raises:
         InputError: for a file that is no such checkpoint, or settings by which its weights would mean
             something else.
     """
-    trained = _read(checkpoint)
-    config, changes = model_config(trained, task_name), dict(backbone or {})
+    trained, changes = _read(checkpoint), dict(backbone or {})
+    if changes.get("regress_forces") is False:
+        trained = replace(trained, settings=without_forces(trained.settings))
+    config = model_config(trained, task_name)
     own = {key: value for key, value in changes.items() if key not in _OF_BACKBONE}
     wanted = SCNConfig.from_settings({**trained.settings, **own})
     check_settings(trained.config, wanted, f"finetune={checkpoint}")
