@@ -11,10 +11,13 @@ from pathlib import Path
 
 import ase.io
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError
+from ase.io.formats import UnknownFileTypeError, filetype
+from ase.spacegroup.spacegroup import SpacegroupError
 
 from ocp_scn.data import pickles
+from ocp_scn.data.cif import read_cif
 from ocp_scn.data.trajectories import read_trajectory
+from ocp_scn.data.vasp import read_poscar, read_xdatcar
 from ocp_scn.data.xyz import XYZ, read_xyz
 from ocp_scn.errors import InputError, UnreadableError, cause
 from ocp_scn.fairchem import sqlite
@@ -31,7 +34,8 @@ ERRORS += (AssertionError, RuntimeError, ArithmeticError, lzma.LZMAError, zlib.e
 ERRORS += (MemoryError,)
 # ASE's other readers raise more: of XML, of packages that are not there, of names that were never set.
 _FOREIGN: tuple[type[Exception], ...] = (UnknownFileTypeError, ase.io.ParseError, SyntaxError, ImportError)
-_FOREIGN += (NameError, struct.error)
+_FOREIGN += (NameError, struct.error, SpacegroupError)
+_CHECKED = {"cif": read_cif, "vasp": read_poscar, "vasp-xdatcar": read_xdatcar}  # by ASE's names of formats
 
 
 def read_structures(path: Path) -> Iterator[Atoms]:
@@ -68,6 +72,12 @@ def _structures(path: Path) -> Iterator[Atoms]:
         yield from read_trajectory(path)
     else:
         try:
-            yield from ase.io.iread(str(path), index=":", do_not_split_by_at_sign=True)
+            kind = filetype(str(path))
+            if kind in _CHECKED:
+                yield from _CHECKED[kind](path)
+            else:
+                yield from ase.io.iread(str(path), index=":", do_not_split_by_at_sign=True)
+        except AssertionError as error:  # without a word, where ASE's readers find what they do not expect
+            raise ValueError(f"it is not what ASE expects of {kind}: {cause(error)}") from error
         except _FOREIGN as error:
             raise ValueError(f"ASE finds no structures in it: {cause(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import lzma
@@ -19,7 +20,7 @@ _CHUNK = 1 << 14  # bytes of a compressed file, which may become some thousand t
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
+def open_text(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
     """Open a text file, unpacked to a temporary one if it is compressed, since its checksum comes at the end.
 
     Raises:
@@ -27,23 +28,23 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         ValueError, OSError, EOFError, lzma.LZMAError, zlib.error: for a compressed file that is damaged, cut
             short, or unpacks to too much.
     """
-    if path.suffix not in (".xz", ".gz"):
-        with path.open(encoding="utf-8") as text:
+    if path.suffix not in (".xz", ".gz", ".bz2"):
+        with path.open(encoding=encoding) as text:
             yield text
         return
     with tempfile.TemporaryFile() as unpacked:
         size = path.stat().st_size
         most = max(_LARGE, _RATIO * size)
-        for data in _unpack_xz(path) if path.suffix == ".xz" else _unpack_gz(path):
+        for data in _unpack_xz(path) if path.suffix == ".xz" else _unpack(path):
             if unpacked.tell() + len(data) > most:
                 raise ValueError(f"its {size} bytes unpack to more than {most}")
             _write(unpacked, data)
         unpacked.seek(0)
-        yield io.TextIOWrapper(unpacked, encoding="utf-8")
+        yield io.TextIOWrapper(unpacked, encoding=encoding)
 
 
-def _unpack_gz(path: Path) -> Iterator[bytes]:
-    with gzip.open(path) as packed:
+def _unpack(path: Path) -> Iterator[bytes]:
+    with (bz2.open if path.suffix == ".bz2" else gzip.open)(path) as packed:
         while data := packed.read(1000 * _CHUNK):
             yield data
 

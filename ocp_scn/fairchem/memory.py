@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +22,34 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
+
+
+@contextmanager
+def memory_named(model: Any, setting: str) -> Iterator[None]:
+    """Raise what `out_of_memory` returns where a model computes batches for which the memory is too small.
+
+    Args:
+        model: of the run; the forward of what is in its wrappers is watched.
+        setting: as there.
+    """
+    batch: Any = None
+
+    def note(_: Any, inputs: tuple[Any, ...]) -> None:
+        nonlocal batch
+        batch = inputs[0]
+
+    inner = model
+    while hasattr(inner, "module"):
+        inner = inner.module
+    watched = inner.register_forward_pre_hook(note)
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(error, model, batch, setting) from error
+    finally:
+        watched.remove()
 
 
 def out_of_memory(error: BaseException, model: Any, batch: Any, setting: str) -> InputError:

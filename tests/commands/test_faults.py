@@ -35,14 +35,19 @@ def one_nan(trainer, batch):
 SCNTrainer._forward = one_nan
 sys.exit(main(sys.argv[1:]))
 """
-# main.py with a model that asks torch's allocator for more than any memory has.
+# main.py with a model that, in training or in evaluation, asks torch for more than any memory has.
 LITTLE_MEMORY = """
 import sys
 import torch
 from ocp_scn.fairchem.v1.launcher import main
 from ocp_scn.fairchem.v1.model import SphericalChannelNetwork
 
-SphericalChannelNetwork.predict = lambda *_, **__: torch.empty(10**14)
+predict = SphericalChannelNetwork.predict
+
+def greedy(model, *args, **options):
+    return torch.empty(10**14) if model.training == {training} else predict(model, *args, **options)
+
+SphericalChannelNetwork.predict = greedy
 sys.exit(main(sys.argv[1:]))
 """
 SETTINGS = ["--print-every", "1", "--optim.checkpoint_every=2", "--optim.batch_size=4"]
@@ -63,12 +68,22 @@ def test_one_force_that_is_nan(command: Command, fairchem: Command, config: Path
         assert "nan.pt has numbers that are not finite in 1 of" in line
 
 
-def test_too_little_memory(command: Command, config: Path, tmp_path: Path) -> None:
-    words = ["--mode", "train", "--config-yml", config, "--cpu", "--run-dir", tmp_path]
-    line = refused(command("-c", LITTLE_MEMORY, *words, "--optim.batch_size=16", ok=False))
-    assert "the memory is too small for a batch of 16 systems, " in line
+@pytest.mark.parametrize(
+    ("mode", "setting"),
+    [("train", "batch_size=16"), ("train", "eval_batch_size=8"), ("predict", "eval_batch_size=8")],
+)
+def test_too_little_memory(
+    command: Command, config: Path, best: Path, sample: Path, tmp_path: Path, mode: str, setting: str
+) -> None:
+    """In a step, in the evaluation of a training, and in one by itself."""
+    words = ["--mode", mode, "--config-yml", config, "--cpu", "--run-dir", tmp_path, f"--optim.{setting}"]
+    if mode == "predict":
+        words += ["--checkpoint", best, f"--dataset.test.src={sample / 's2ef/train'}"]
+    program = LITTLE_MEMORY.format(training=not setting.startswith("eval"))
+    line = refused(command("-c", program, *words, ok=False))
+    assert f"the memory is too small for a batch of {setting.split('=')[1]} systems, " in line
     assert " atoms, " in line
-    assert line.endswith(" edges; lower optim.batch_size=16")
+    assert line.endswith(f" edges; lower optim.{setting}")
 
 
 def train(config: Path, run: Path, *words: str) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,21 @@ from tests.commands.conftest import ENVIRONMENT, ROOT, kill_second_rank
 from tests.fairchem2.conftest import TINY
 
 pytestmark = pytest.mark.slow
+# ocp-scn with a model that, where it is evaluated, asks torch's allocator for more than any memory has.
+LITTLE_MEMORY = """
+import sys
+import torch
+from ocp_scn.fairchem.v2.backbone import SCNBackbone
+from ocp_scn_cli import main
+
+forward = SCNBackbone.forward
+
+def greedy(backbone, data):
+    return forward(backbone, data) if backbone.training else torch.empty(10**14)
+
+SCNBackbone.forward = greedy
+sys.exit(main(sys.argv[1:]))
+"""
 CONFIG = ROOT / "configs/fairchem2/s2ef/example.yaml"
 
 
@@ -95,3 +111,25 @@ def test_a_fault_of_the_second_rank(start, kind, message):
     guard = "{_target_: ocp_scn.fairchem.v2.TrainingGuard, seed: 0}"
     fault = f"{{_target_: tests.fairchem2.faults.Fault, kind: {kind}}}"
     assert message in refused(*start(2, f"runner.callbacks=[{guard}, {fault}]"))
+
+
+@pytest.mark.parametrize("work", ["train", "validate", "predict"])
+def test_too_little_memory_where_a_model_is_evaluated(command, sample, checkpoint, tmp_path, work):
+    settings = {"job.device_type": "CPU", "job.run_dir": tmp_path, "max_atoms": 60}
+    if work == "train":
+        settings |= {f"++model.backbone.{name}": value for name, value in TINY.items()}
+        settings |= {"train_src": sample / "s2ef/train", "val_src": sample / "s2ef/val", "max_epochs": "null"}
+        settings |= {"runner.max_steps": 4, "evaluate_every_n_steps": 2}
+        config = CONFIG
+    else:
+        settings |= {"checkpoint": checkpoint, "src": sample / "s2ef/val"}
+        settings |= {"results": tmp_path / "a.npz"} if work == "predict" else {}
+        config = CONFIG.parents[1] / ("predict.yaml" if work == "predict" else "s2ef/evaluate.yaml")
+    words = [f"{name}={value}" for name, value in settings.items()]
+    done = command("-c", LITTLE_MEMORY, work, "--config", config, *words, ok=False)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "the memory is too small for a batch of " in line
+    assert re.search(r" systems, \d+ atoms, \d+ edges; lower max_atoms", line)
+    assert not (tmp_path / "a.npz").exists()

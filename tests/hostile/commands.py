@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import torch
 
 from ocp_scn.data.__main__ import main as data_main
+from ocp_scn.predict import main as predict_main
 from ocp_scn.submission.__main__ import main as submission_main
 from ocp_scn.submission.archive import SPLITS
 from ocp_scn.trained import ELEMENTS_KEY
@@ -85,6 +87,16 @@ def _predicted(out: Path, _: str) -> str:
     return _in_order(next(out.glob("results/one/*.npz")))
 
 
+def _predict_file(path: Path, out: Path) -> int:
+    checkpoint = str(path.with_name("checkpoint.pt"))
+    return predict_main([checkpoint, str(path), "-o", f"{out}.extxyz", "--device", "cpu"])
+
+
+def _predicted_file(out: Path, _: str) -> str:
+    found = ase.io.read(f"{out}.extxyz", ":")
+    return digest([{**atoms.arrays, **atoms.calc.results, "cell": atoms.cell.array} for atoms in found])
+
+
 def _report(path: Path, _: Path) -> int:
     run = next(parent for parent in path.parents if (parent / "run").is_dir()) / "run"
     os.chdir(run.parent)  # the checkpoint names its data set relative to this; a case is a process of its own
@@ -139,6 +151,7 @@ else:
     COMMANDS |= {
         "train": Command(_train, _trained, whole=False),
         "predict": Command(_predict, _predicted, whole=False),
+        "predict a file": Command(_predict_file, _predicted_file),
         "report": Command(_report, _reported, whole=False),
         "write": Command(_write, _written),
         "check": Command(_check, _checked),

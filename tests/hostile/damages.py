@@ -159,6 +159,17 @@ def blank_lines(path: Path, random: Random, _: Path) -> None:
     _edited(path, change)
 
 
+def lost_line(path: Path, random: Random, _: Path) -> None:
+    """Leave one line out."""
+
+    def change(text: str) -> str:
+        lines = text.splitlines(keepends=True)
+        del lines[random.integers(len(lines))]
+        return "".join(lines)
+
+    _edited(path, change)
+
+
 def other_number(path: Path, random: Random, _: Path) -> None:
     """Put NaN, infinity or a word in a number's place."""
     word = str(random.choice(["nan", "inf", "-inf", ".nan", "abc", "1e999"]))
@@ -174,6 +185,31 @@ def other_number(path: Path, random: Random, _: Path) -> None:
 def declared_atoms(path: Path, random: Random, _: Path) -> None:
     """Let an xyz file's first line declare very many atoms."""
     _edited(path, lambda text: re.sub(r"^\d+", str(random.choice(MANY)), text, count=1))
+
+
+def declared_by_element(path: Path, random: Random, _: Path) -> None:
+    """Let a POSCAR or XDATCAR file declare very many atoms of an element, or another number that is wrong."""
+    counts = [random.choice(MANY), *random.choice([-1, 0, 2, 9, "x"], 2)]
+
+    def change(text: str) -> str:
+        lines = text.splitlines(keepends=True)
+        words = lines[6].split()
+        words[random.integers(len(words))] = str(random.choice(counts))
+        lines[6] = f"{' '.join(words)}\n"
+        return "".join(lines)
+
+    _edited(path, change)
+
+
+def mixed_site(path: Path, random: Random, _: Path) -> None:
+    """Let a site of a CIF file be occupied in part."""
+
+    def change(text: str) -> str:
+        places = [match.end() for match in re.finditer(r"^  Cu\d* .* ", text, re.MULTILINE)]
+        end = places[random.integers(len(places))]
+        return f"{text[:end]}{random.choice(['0.5', '0', '2', '1/2'])}{text[text.index(chr(10), end) :]}"
+
+    _edited(path, change)
 
 
 def tagged_yaml(path: Path, _random: Random, marker: Path) -> None:

@@ -22,6 +22,7 @@ from tests.hostile.outcomes import Verdict, under_test, verdict_of
 # computed in other batches, which rounds them otherwise.
 _BITS = frozenset({"bits flipped"})
 _TEXT = _BITS | {"cut short"}
+_MORE = frozenset({"appended to itself"})
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ def _of_frames(
     return Kind(file, make, command, {**damages.of_frames(write), **more}, frozenset(hidden))
 
 
+def _of_structures(file: str, more: Mapping[str, Damage], hidden: frozenset[str]) -> Kind:
+    """Return a kind of file with structures and nothing else, which have no ids."""
+    return Kind(file, lambda folder: sources.write_structures(folder / file), "predict a file", more, hidden)
+
+
 def _of_fairchem1() -> dict[str, Kind]:
     xyz = {**damages.TEXT, "many atoms declared": damages.declared_atoms}
     packed = {**xyz, "a bomb": damages.packed_bomb}
@@ -89,6 +95,8 @@ def _of_fairchem1() -> dict[str, Kind]:
     samples = {**damages.of_frames(sources.write_data_set), **damages.PICKLES}
     epoch = {what: damage for what, damage in samples.items() if what != "another order"}
     tags = {**damages.TEXT, "a tag that calls": damages.tagged_yaml}
+    crystal = {**damages.TEXT, "a line missing": damages.lost_line, "a mixed site": damages.mixed_site}
+    vasp = {**damages.TEXT, "a line missing": damages.lost_line, "many atoms": damages.declared_by_element}
     report, results = "run/results/one/s2ef_predictions.npz", damages.RESULTS
     run, train = sources.write_run, sources.write_training
     return {
@@ -100,6 +108,9 @@ def _of_fairchem1() -> dict[str, Kind]:
         "traj": _of_frames("a.traj", "convert", sources.write_trajectory, frames, _BITS),
         "db": _of_frames("a.db", "convert", sources.write_database, {}, _BITS),
         "json": _of_frames("a.json", "convert", sources.write_database, damages.TEXT, _TEXT),
+        "CIF": _of_structures("a.cif", crystal, _TEXT | _MORE),
+        "POSCAR": _of_structures("POSCAR", vasp, _TEXT),
+        "XDATCAR": _of_structures("XDATCAR", vasp, _TEXT | _MORE),
         "lmdb": _of_frames("data.lmdb", "convert", sources.write_data_set, damages.PICKLES, _BITS),
         "lmdb, trained on": Kind("data/data.lmdb", train, "train", epoch, _BITS),
         "lmdb, predicted": Kind("data/data.lmdb", train, "predict", samples, _BITS | {"another order"}),

@@ -86,6 +86,12 @@ def write_database(path: Path, found: Sequence[Atoms]) -> None:
             database.write(atoms, sid=atoms.info["sid"], fid=atoms.info["fid"])
 
 
+def write_structures(path: Path) -> None:
+    """Write the structures of the frames in a format of ASE by its name, and a checkpoint beside it."""
+    ase.io.write(path, frames()[:1] if path.name == "POSCAR" else frames())
+    write_checkpoint(path.parent, name="checkpoint.pt")
+
+
 def write_pair(folder: Path) -> None:
     """Write OC20's extxyz.xz, whose frames have no ids, and the txt beside it."""
     found, lines = frames(), []

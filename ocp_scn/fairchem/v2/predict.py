@@ -18,6 +18,7 @@ from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_ba
 from ocp_scn.allocator import keep_freed_memory
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.files import refused_writes, written_whole
+from ocp_scn.fairchem.memory import memory_named
 from ocp_scn.fairchem.progress import Progress
 from ocp_scn.fairchem.v2.checkpoint import load_predict_unit
 from ocp_scn.fairchem.v2.data import AseDatabase
@@ -67,7 +68,8 @@ class PredictRunner(Runner):
         """Predict this rank's part; the first rank writes the file.
 
         Raises:
-            InputError: if two systems have one id, or for a ``task_name`` or shard that there is not.
+            InputError: if two systems have one id, for a ``task_name`` or shard that there is not, or for a
+                batch for which the memory is too small.
         """
         keep_freed_memory()
         dataset = AseDatabase({"src": self.src})
@@ -87,11 +89,12 @@ class PredictRunner(Runner):
             log.info(f"data    {self.src}, {len(dataset):,} systems")
         progress = Progress("predicting", "systems", len(mine), hidden=not master)
         structures = (_structure(dataset, index) for index in mine)
-        for systems in batches(structures, len, self.max_atoms):
-            if ending.number is not None:
-                ending.end(ending.number, silent=not master)
-            found += predict(unit, systems, task_name)
-            progress.advance(count=len(systems))
+        with memory_named(unit.model, f"max_atoms={self.max_atoms}"):
+            for systems in batches(structures, len, self.max_atoms):
+                if ending.number is not None:
+                    ending.end(ending.number, silent=not master)
+                found += predict(unit, systems, task_name)
+                progress.advance(count=len(systems))
         progress.close()
         gathered = distutils.gather_objects(found)
         if master:

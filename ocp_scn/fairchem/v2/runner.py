@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from tqdm import tqdm
 
 from ocp_scn.errors import InputError, shown
+from ocp_scn.fairchem.memory import memory_named
 from ocp_scn.fairchem.ranges import above_zero, decay, milestones, not_negative, whole
 from ocp_scn.fairchem.ranks import own_message
 from ocp_scn.fairchem.v2.reporting import EvaluationReport, TrainingReport
@@ -64,6 +65,16 @@ class EvaluateRunner(EvalRunner):
     def __init__(self, *args: Any, **config: Any) -> None:
         super().__init__(*args, **config)
         self.callbacks: list[Any] = [*self.callbacks, EvaluationReport()]
+
+    def run(self) -> None:
+        """Evaluate.
+
+        Raises:
+            InputError: for a batch for which the memory is too small.
+        """
+        sampler = getattr(self.dataloader, "batch_sampler", None)
+        with memory_named(self.eval_unit.model, f"max_atoms={getattr(sampler, 'max_atoms', None)}"):
+            super().run()
 
 
 def check_settings(runner: Mapping[str, Any]) -> None:
