@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,13 +86,13 @@ def _difference(block: CIFBlock, atoms: Atoms) -> str | None:
     return None if alike else f"_chemical_formula_sum {formula!r}, and its atoms are {atoms.symbols}"
 
 
-def _counts(formula: str) -> Counter[str] | None:
+def _counts(formula: str) -> dict[str, float] | None:
     """Return the atoms of each element in a formula unit; None of what is no formula."""
-    counts: Counter[str] = Counter()
+    counts: defaultdict[str, float] = defaultdict(float)
     for word in formula.split():
         found = re.fullmatch(r"([A-Z][a-z]?)(\d*\.?\d*)", word)
         if found is None:
             return None
         symbol, count = found.groups()
-        counts["H" if symbol == "D" else symbol] += float(count or 1)  # type: ignore[assignment]
+        counts["H" if symbol == "D" else symbol] += float(count or 1)
     return counts if all(counts.values()) else None
