@@ -1,1 +1,1 @@
-"""Measurements: each module is a command, ``python -m benchmarks.NAME``, with a table and a JSON file."""
+"""Measurements. Each command ``python -m benchmarks.NAME`` prints a table and writes a JSON file."""

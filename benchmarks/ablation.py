@@ -1,4 +1,4 @@
-"""Train small models that differ in one thing: ``python -m benchmarks.ablation``."""
+"""Train small models that differ in one setting: ``python -m benchmarks.ablation``."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ METRICS = {
 }
 EPILOG = """example:
   python -m benchmarks.ablation --data datasets/oc20_sample
-Every finished run is appended to docs/results/ablation.json; a run that is there is not repeated,
-so the command goes on after an interruption. docs/results.md says how to make the data."""
+Each finished run is added to the file of results. A run that is already there is not repeated, so the same
+command resumes after an interruption. docs/results.md says how to make the data."""
 
 BASE, PEERS = "base", ("eSCN", "EquiformerV2", "PaiNN", "SchNet")
 PARTS = {1.0: "", 0.5: ", 1/2 of the data", 0.25: ", 1/4 of the data"}
@@ -202,14 +202,24 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--data", type=Path, default=Path("datasets/oc20_sample"), help="folder of the data set"
+        "--data",
+        type=Path,
+        default=Path("datasets/oc20_sample"),
+        help="folder of the data set (default: %(default)s)",
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file that runs are appended to")
-    parser.add_argument("--only", metavar="TEXT", help="only experiments whose name contains this")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        help="JSON file of all runs (default: docs/results/ablation.json)",
+    )
+    parser.add_argument("--only", metavar="TEXT", help="run only experiments whose name contains TEXT")
     parser.add_argument(
         "--table", action="store_true", help="train nothing; print the table and draw the figure"
     )
-    parser.add_argument("--figure", type=Path, default=FIGURE, help="file to draw")
+    parser.add_argument(
+        "--figure", type=Path, default=FIGURE, help="file of the figure (default: docs/images/ablation.png)"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Calls of operators, counted: those that are no views, and those that make a host wait for a GPU."""
+"""Counts of operator calls: all that are no views, and those that make the host wait for a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures without noise: ``python -m benchmarks.counts``."""
+"""Count operations, memory and operators of the published models: ``python -m benchmarks.counts``."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ from ocp_scn.ops.chunks import as_if, gpu_sizes
 
 RESULTS = ROOT / "docs/results/counts.json"
 COLUMNS = {
-    "flops": "GFLOP a forward",
-    "saved_bytes_per_edge_and_layer": "bytes saved an edge and layer",
+    "flops": "GFLOP per forward pass",
+    "saved_bytes_per_edge_and_layer": "bytes saved per edge and layer",
     "allocated_bytes_at_inference": "MiB allocated at inference",
 }
 CALLS = {"inference": "inference", "training": "training step"}
 EPILOG = """example:
   python -m benchmarks.counts
-Counts for the published models, the same on every machine that has compiled the kernels, so that a change
-that makes the code slower or larger shows without a timing. Operations and memory are those of one slab of 38
-atoms on a CPU. Operators are those of a batch of 8 slabs of 66 atoms, as on a GPU, for which each is at least
-one launch: those of torch that are no views, and the package's own, one each. Waits are operators that make
-the host wait for a GPU. A training step has a forward, a loss of energies and forces, and a backward.
-With --device cuda, launches and waits are counted instead, in calls of the same batch on the GPU."""
+Counts are the same on every machine that has the compiled kernels. So they show without timings whether a
+change makes the code slower or larger. Operations and memory are counted on a CPU, for one slab of 38 atoms.
+Operators are counted for a batch of 8 slabs of 66 atoms, with the code that a GPU runs, where each operator
+is at least one launch. Views are not counted, and an operator of this package counts once. Waits are
+operators that make the host wait for the GPU. A training step is a forward pass, a loss of energies and
+forces, and a backward pass. With --device cuda, the command counts launches and waits of the same batch on
+the GPU instead."""
 
 # The batch whose operators are counted: atoms of a slab, slabs.
 BATCH = 66, 8
@@ -180,7 +181,11 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
-    parser.add_argument("--results", type=Path, help="(default: docs/results/counts.json, or -cuda.json)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="JSON file (default: docs/results/counts.json, with a GPU counts-cuda.json)",
+    )
     return parser
 
 
@@ -211,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(args: argparse.Namespace) -> None:
     check_arguments(args)
     if args.device == "cpu" and args.precision != "float32":
-        raise InputError(f"--precision {args.precision}: on a CPU float32 is counted")
+        raise InputError(f"--precision {args.precision}: expected float32 with --device cpu")
 
 
 if __name__ == "__main__":

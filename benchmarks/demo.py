@@ -1,4 +1,4 @@
-"""The numbers and figures of ``make demo`` in the pages: ``python -m benchmarks.demo``."""
+"""Put the numbers and figures of ``make demo`` into the pages: ``python -m benchmarks.demo``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FIGURES = {"parity_s2ef_test.png": "demo_parity.png", "loss_s2ef.png": "demo_los
 _TABLE = re.compile(r"(<!-- demo: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EPILOG = """example:
   make demo && .venv/bin/python -m benchmarks.demo
-Keeps the run's metrics in docs/results/demo.json, its figures in docs/images, and writes the tables of
-README.md and docs/results.md anew."""
+The command writes the metrics of the run to docs/results/demo.json and its figures to docs/images, and
+replaces the tables of the demo in README.md and docs/results.md."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", nargs="?", type=Path, default=ROOT / "runs/demo", help="(default: runs/demo)")
+    parser.add_argument(
+        "run", nargs="?", type=Path, default=ROOT / "runs/demo", help="folder of the run (default: runs/demo)"
+    )
     report = parser.parse_args(argv).run / "report"
     metrics = json.loads((report / "metrics.json").read_text())
     write_json(RESULTS, {"metrics": metrics, **machine()})

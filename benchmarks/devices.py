@@ -1,4 +1,4 @@
-"""What is measured in another way on a CPU and on a GPU: time, memory, launches, the limit of products."""
+"""What is measured differently on CPUs and GPUs: time, memory, launches, the rate of matrix products."""
 
 from __future__ import annotations
 
@@ -123,13 +123,16 @@ def float32_products(precision: str) -> Iterator[None]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--device`` and ``--precision`` to a command line."""
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)"
+    )
     parser.add_argument(
         "--precision",
         "--dtype",
         choices=list(PRECISIONS),
         default="float32",
-        help="of matrix products: ours by compute_dtype, others' by autocast on a GPU (default: float32)",
+        help="precision of matrix products: compute_dtype of our model, autocast of others on a GPU "
+        "(default: float32)",
     )
 
 

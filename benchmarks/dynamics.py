@@ -1,4 +1,4 @@
-"""Energy conservation of molecular dynamics with trained models: ``python -m benchmarks.dynamics``."""
+"""Measure how well trained models conserve energy in dynamics: ``python -m benchmarks.dynamics``."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ COLUMNS = (
     "drift [meV/atom/ps]",
     "noise [meV/atom]",
     "temperature [K]",
-    "ms a step",
+    "ms per step",
 )
 EPILOG = """example:
   python -m benchmarks.dynamics direct=runs/demo/checkpoints/train/best_checkpoint.pt \\
       smooth=runs/smooth/checkpoints/train/best_checkpoint.pt
-Each model first brings a structure to the temperature with a thermostat, then runs without one.
-Drift is the slope of a line through the total energy per moving atom, noise the deviation from it."""
+Each model first runs each structure with a thermostat, which brings it to the temperature, and then without
+one. The drift is the slope of a line through the total energy per moving atom. The noise is the standard
+deviation of that energy from the line."""
 
 
 def read_atoms(source: Path, index: int) -> Atoms:
@@ -108,14 +109,29 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", nargs="+", metavar="NAME=CHECKPOINT", help="models to compare")
-    parser.add_argument("--data", type=Path, default=Path("datasets/sample/is2re/test"))
-    parser.add_argument("--systems", type=int, default=2, help="structures, from the first (default: 2)")
-    parser.add_argument("--temperature", type=float, default=300.0, help="K (default: 300)")
-    parser.add_argument("--ps", type=float, default=2.0, help="length at constant energy (default: 2)")
-    parser.add_argument("--warm-up", type=float, default=0.5, help="with a thermostat, ps (default: 0.5)")
-    parser.add_argument("--time-step", type=float, default=1.0, help="fs (default: 1)")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "models", nargs="+", metavar="NAME=CHECKPOINT", help="checkpoints to compare, under these names"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("datasets/sample/is2re/test"),
+        help="LMDB folder of structures (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--systems", type=int, default=2, help="number of structures, from the first (default: 2)"
+    )
+    parser.add_argument("--temperature", type=float, default=300.0, help="temperature, K (default: 300)")
+    parser.add_argument(
+        "--ps", type=float, default=2.0, help="length of the run at constant energy, ps (default: 2)"
+    )
+    parser.add_argument(
+        "--warm-up", type=float, default=0.5, help="length of the run with a thermostat, ps (default: 0.5)"
+    )
+    parser.add_argument("--time-step", type=float, default=1.0, help="time step, fs (default: 1)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON file (default: docs/results/dynamics.json)"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""How far outputs change when a structure is turned: ``python -m benchmarks.equivariance``."""
+"""Measure how outputs change when a structure is rotated: ``python -m benchmarks.equivariance``."""
 
 from __future__ import annotations
 
@@ -61,9 +61,10 @@ EPILOG = """examples:
   python -m benchmarks.equivariance
   python -m benchmarks.equivariance --checkpoint runs/oc20_sample/checkpoints/scn/best_checkpoint.pt \\
       --data datasets/oc20_sample/val_id
-Without a checkpoint the weights are initial ones, weight matrices times --scale; figures are means over
---seeds of them. Relative figures are in units of the standard deviation over structures of the energy per
-atom, and of the mean absolute force component. docs/equivariance.md explains the rows."""
+Without a checkpoint the model has initial weights, whose matrices are multiplied by --scale, and figures are
+means over --seeds such models. Relative errors of energies per atom are in units of the standard deviation of
+that energy over the structures, those of forces in units of the mean absolute force component.
+docs/equivariance.md explains the rows."""
 
 
 def rotation_records(
@@ -186,18 +187,38 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, help=f"LMDB folder (default: {DATA}, or made slabs without it)")
-    parser.add_argument("--checkpoint", type=Path, help="trained weights instead of initial ones")
-    parser.add_argument("--model", nargs="+", default=[], metavar="KEY=VALUE", help="other model settings")
     parser.add_argument(
-        "--scale", type=float, default=3.0, help="factor of initial weights (default: %(default)s)"
+        "--data", type=Path, help=f"LMDB folder (default: {DATA} if it exists, else generated slabs)"
     )
-    parser.add_argument("--structures", type=int, default=6, help="how many (default: %(default)s)")
-    parser.add_argument("--rotations", type=int, default=2, help="of each structure (default: %(default)s)")
-    parser.add_argument("--draws", type=int, default=4, help="of random rolls (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=2, help="initial weights (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file (default: %(default)s)")
+    parser.add_argument("--checkpoint", type=Path, help="file of trained weights, in place of initial ones")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the model with initial weights",
+    )
+    parser.add_argument(
+        "--scale", type=float, default=3.0, help="factor of initial weight matrices (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--structures", type=int, default=6, help="number of structures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rotations", type=int, default=2, help="rotations of each structure (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=4, help="number of draws of random rolls (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="number of models with initial weights (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of structures, rotations and weights (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON file (default: docs/results/equivariance.json)"
+    )
     return parser
 
 
@@ -211,7 +232,7 @@ def read_input(args: argparse.Namespace) -> tuple[Weights, list[Any], str]:
         if getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)}; expected at least {least}")
     if args.checkpoint is not None and args.model:
-        raise InputError("--model changes initial weights only; a checkpoint has its settings")
+        raise InputError("--model goes with initial weights only; a checkpoint has its own settings")
     if args.checkpoint is None:
         settings = SETTINGS | dict(parse_setting(text) for text in args.model)
         weights = Weights(INITIAL, settings, scale=args.scale)

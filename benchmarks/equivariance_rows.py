@@ -1,4 +1,4 @@
-"""The rows of the equivariance tables: what each of them changes in a model's settings."""
+"""The rows of the equivariance tables, and the settings that each of them changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each precision costs in energies and forces: ``python -m benchmarks.errors``."""
+"""Measure the errors that each precision causes in energies and forces: ``python -m benchmarks.errors``."""
 
 from __future__ import annotations
 
@@ -34,22 +34,23 @@ COLUMNS = {
     "model": "model",
     "precision": "precision",
     "energy": "energy [eV]",
-    "energy_per_atom": "an atom [eV]",
+    "energy_per_atom": "per atom [eV]",
     "of_energy_mae": "of the MAE",
     "forces": "force [eV/Å]",
     "forces_largest": "largest",
     "of_mean_force": "of the mean force",
     "of_force_mae": "of the MAE",
 }
-EPILOG = """example:
+EPILOG = """examples:
   python -m benchmarks.errors --systems 2
   python -m benchmarks.errors --checkpoint best_checkpoint.pt --results errors.json
-Energies and forces of slabs with 38 atoms, by the published models with random weights or by a checkpoint of
-fairchem 1.10, are compared with those of float64. Errors are mean absolute ones; those of forces are of their
-components. "of the MAE" is that of the published checkpoint: a mean absolute error changes by this share at
-most. The readouts of random weights are scaled to OC20's energies and forces. "float16" is what fairchem's
---amp computes. On a CPU, TF32 and products in float16 are imitated by products in float32 of rounded factors,
-the latter with a rounded result; with --device cuda they are the GPU's."""
+The models are the published ones with random weights, or a checkpoint of fairchem 1.10. Their energies and
+forces of slabs with 38 atoms are compared with those of the same model in float64. Errors are mean absolute
+errors; those of forces are of the components. "of the MAE" is the error divided by the mean absolute error of
+the published checkpoint on OC20, which changes by this share at most. The readouts of random weights are
+scaled so that energies and forces have the size of OC20's. "float16" is what fairchem's --amp computes.
+On a CPU the products of TF32 and float16 are imitated: float32 multiplies rounded factors, and for float16
+the result is rounded too. With --device cuda the GPU computes them."""
 
 _ATEN = torch.ops.aten
 _PRODUCTS = (_ATEN.mm, _ATEN.bmm, _ATEN.addmm, _ATEN.baddbmm, _ATEN.mv, _ATEN.addmv)
@@ -193,11 +194,17 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--systems", type=int, default=4, help="slabs of each model (default: 4)")
-    parser.add_argument("--scale", type=float, default=1.5, help="factor of random weights (default: 1.5)")
-    parser.add_argument("--checkpoint", type=Path, help="trained weights instead of random ones")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--systems", type=int, default=4, help="number of slabs (default: 4)")
+    parser.add_argument(
+        "--scale", type=float, default=1.5, help="factor of random weight matrices (default: 1.5)"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="file of trained weights, in place of random ones")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON file (default: docs/results/errors.json)"
+    )
     return parser
 
 

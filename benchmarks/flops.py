@@ -1,4 +1,4 @@
-"""Floating-point operations of an SCN forward, counted from its settings; two for each multiplication.
+"""Floating-point operations of a forward pass, from the settings; a multiplication counts as two.
 
 torch's ``FlopCounterMode`` finds the same in a forward, with the `FORMULAS` of the package's operators.
 """

@@ -1,4 +1,4 @@
-"""Every fused operator beside its definition in torch: ``python -m benchmarks.operators``."""
+"""Compare every fused operator with its definition in torch: ``python -m benchmarks.operators``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from ocp_scn.sphere import kept_orders
 RESULTS = ROOT / "docs/results/operators.json"
 EPILOG = """example, on a machine with an NVIDIA GPU:
   python -m benchmarks.operators --device cuda --dtype bfloat16
-The sizes are those of the published model and 8 slabs of 66 atoms. Seconds are medians. "MiB" is what an
-operator has to read and write, "bandwidth" that by its time, relative to a copy in the same run: 1 is as fast
-as memory allows. "difference" is the largest from the definition in float64, relative to the largest one."""
+The default sizes are those of the published model on 8 slabs of 66 atoms. Times are medians. "MiB" is what an
+operator has to read and write. "bandwidth" is that divided by the operator's time, relative to the bandwidth
+of a copy in the same run: 1 is as fast as memory allows. "difference" is the largest difference from the
+definition in float64, relative to the largest number of the result."""
 COLUMNS = ["operator", "edges", "ms", "ms by definition", "MiB", "bandwidth", "difference"]
 
 
@@ -192,16 +193,31 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of matrix products"
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)"
     )
-    parser.add_argument("--edges", type=int, nargs="+", default=[6336, 14784], help="one table for all")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="of what goes into matrix products (default: float32)",
+    )
+    parser.add_argument(
+        "--edges",
+        type=int,
+        nargs="+",
+        default=[6336, 14784],
+        help="numbers of edges, each measured (default: 6336 14784)",
+    )
     sizes = {"atoms": 528, "lmax": 6, "mmax": 1, "taps": 1, "channels": 128, "hidden": 1024}
     for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=20, help="of each call (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help="size of the batch or network (default: %(default)s)"
+        )
+    parser.add_argument("--repeats", type=int, default=20, help="repeats of each call (default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON file (default: docs/results/operators.json)"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The demo's training in both precisions: ``python -m benchmarks.precision``."""
+"""Train the demo's model in float32 and in bfloat16: ``python -m benchmarks.precision``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ METRICS = {
     "forces_cosine_similarity": "force cosine",
     "loss": "loss",
 }
-EPILOG = """example:
+EPILOG = """example, after make demo:
   python -m benchmarks.precision
-Two trainings with the same seed, of some minutes each; the data are those of `make demo`. A training that
-was interrupted goes on."""
+Both trainings have the seed and the data of `make demo`, and take some minutes each. The same command resumes
+a training that was interrupted."""
 
 
 def train(compute_dtype: str, run_dir: Path) -> None:
@@ -68,9 +68,18 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run-dir", type=Path, default=ROOT / "runs/precision", help="of the trainings")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--figure", type=Path, default=FIGURE, help="file to draw")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=ROOT / "runs/precision",
+        help="folder of the trainings (default: runs/precision)",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON file (default: docs/results/precision.json)"
+    )
+    parser.add_argument(
+        "--figure", type=Path, default=FIGURE, help="file of the figure (default: docs/images/precision.png)"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""One kind of call of one model, measured in a process of its own."""
+"""The measurement of one call of one model, in a process of its own."""
 
 from __future__ import annotations
 

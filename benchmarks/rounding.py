@@ -1,4 +1,4 @@
-"""What predictions in float16 cost: ``python -m benchmarks.rounding``."""
+"""Measure the errors of predictions that are rounded to float16: ``python -m benchmarks.rounding``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ocp_scn.predictions import structure_name
 
 EPILOG = """example, after make demo-submission:
   python -m benchmarks.rounding runs/demo-submission/results/s2ef-*/*.npz --data datasets/sample/s2ef/test*
-Errors are those of energies and of forces on free atoms."""
+The table compares this rounding, of energies and of forces on free atoms, with the predictions' errors."""
 COLUMNS = ["", "rounding, mean", "rounding, largest", "mean absolute error", "in float16"]
 THRESHOLD = 0.02  # eV, of EwT and EFwT
 
@@ -80,8 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("predictions", nargs="+", type=Path, help="files of --mode predict, in float32")
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="their data sets, with labels")
+    parser.add_argument(
+        "predictions", nargs="+", type=Path, help="files of predictions in float32, from --mode predict"
+    )
+    parser.add_argument(
+        "--data", nargs="+", type=Path, required=True, help="data sets of these predictions, with labels"
+    )
     return parser
 
 

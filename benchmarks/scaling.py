@@ -1,4 +1,4 @@
-"""Time and memory against atoms, batch size and processes: ``python -m benchmarks.scaling``."""
+"""Measure time and memory by number of atoms, batch size and ranks: ``python -m benchmarks.scaling``."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ocp_scn.errors import InputError
 RESULTS = ROOT / "docs/results/scaling.json"
 EPILOG = """example:
   python -m benchmarks.scaling --atoms 50 200 2000 --batch-sizes 1 4 --ranks 1 2
-Each measurement has a process of its own. Seconds are medians, memory is what benchmarks.speed calls so.
-The results are written after each of the three series.
-Ranks have one thread and a batch each; they exchange gradients through gloo."""
+Each measurement runs in a process of its own. Times are medians, and memory is measured as in
+benchmarks.speed. The results are written after each of the three series. Each rank has one thread and a batch
+of its own; ranks exchange gradients through gloo."""
 
 
 def of_processes(call: str, args: argparse.Namespace, **settings: Any) -> dict[str, Any]:
@@ -117,12 +117,12 @@ def results_tables(found: dict[str, Any]) -> str:
         [r["ranks"], r["seconds"], r["ranks"] / alone["ranks"] * alone["seconds"] / r["seconds"]]
         for r in found["ranks"]
     ]
-    columns = ["atoms", "edges", "seconds", "ms an atom", "MiB", "seconds for the graph", "fairchem's graph"]
+    columns = ["atoms", "edges", "seconds", "ms per atom", "MiB", "seconds for the graph", "fairchem's graph"]
     return "\n".join(
         [
             table(columns, atoms),
-            table(["call", "batch size", "seconds", "seconds a system", "MiB"], batches),
-            table(["ranks", "seconds a step", "times the systems a second"], ranks),
+            table(["call", "batch size", "seconds", "seconds per system", "MiB"], batches),
+            table(["ranks", "seconds per step", "times the systems per second"], ranks),
         ]
     )
 
@@ -137,20 +137,36 @@ def build_parser() -> argparse.ArgumentParser:
     )
     numbers: dict[str, Any] = {"type": int, "nargs": "*", "metavar": "N"}
     parser.add_argument(
-        "--atoms", **numbers, default=[50, 100, 200, 500, 1000, 2000], help="of a slab, about as many"
+        "--atoms",
+        **numbers,
+        default=[50, 100, 200, 500, 1000, 2000],
+        help="numbers of atoms of a slab, roughly",
     )
-    parser.add_argument("--batch-sizes", **numbers, default=[1, 2, 4, 8], help="systems at once")
-    parser.add_argument("--ranks", **numbers, help="processes of a training on CPUs (default: 1 2)")
     parser.add_argument(
-        "--size", type=int, default=38, help="atoms of a system in batches and ranks (default: %(default)s)"
+        "--batch-sizes", **numbers, default=[1, 2, 4, 8], help="numbers of systems in a batch"
     )
-    parser.add_argument("--variant", choices=list(VARIANTS), default="t1-b1", help="the published model")
+    parser.add_argument("--ranks", **numbers, help="numbers of ranks of a training on CPUs (default: 1 2)")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="but for ranks (default: %(default)s)"
+        "--size",
+        type=int,
+        default=38,
+        help="atoms of a system in the series of batches and ranks (default: %(default)s)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (default: %(default)s)")
+    parser.add_argument(
+        "--variant", choices=list(VARIANTS), default="t1-b1", help="published model (default: t1-b1)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads, except of ranks (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="repeats of each measurement (default: %(default)s)"
+    )
     add_arguments(parser)
-    parser.add_argument("--results", type=Path, help="(default: docs/results/scaling.json, or -cuda.json)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="JSON file (default: docs/results/scaling.json, with a GPU scaling-cuda.json)",
+    )
     return parser
 
 

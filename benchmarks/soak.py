@@ -1,4 +1,4 @@
-"""Memory and results over hours: ``python -m benchmarks.soak``."""
+"""Watch memory and results over hours of training and prediction: ``python -m benchmarks.soak``."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ COLUMNS = (
     "MiB at start",
     "at end",
     "highest",
-    "slope [MiB an hour]",
+    "slope [MiB per hour]",
     "same results",
 )
 EPILOG = """examples:
   python -m benchmarks.soak --hours 3 --predictions 20000
   LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2 python -m benchmarks.soak
   python -m benchmarks.soak --hours 0.02 --predictions 60 --systems 10 --results /tmp/soak.json
-Two trainings of configs/s2ef/example/scn.yml, as main.py runs it: one of an epoch, then one that is ended
-after the hours, whose first epoch has to have the same losses. Beside it one process predicts energies and
-forces with the checkpoint of the first and fairchem's ASE calculator, one structure at a time, in turns; each
-has to have the same bits every time. Memory is the resident set; its slope is that of a line through all
-samples but those of the first tenth, with its standard error. Results with other allocators are kept."""
+The command trains with configs/s2ef/example/scn.yml twice, as main.py does: for one epoch, and then for
+--hours. The first epoch of both has to have the same losses. Beside the second training another process
+predicts energies and forces with the checkpoint of the first one and fairchem's ASE calculator. It takes the
+structures one at a time, again and again, and the same structure has to have the same bits every time. Memory
+is the resident set. Its slope, with a standard error, is that of a line through all samples after the first
+tenth of the run. The file keeps results of other allocators."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,10 +200,18 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--hours", type=float, default=3.0, help="of training (default: %(default)s)")
-    parser.add_argument("--predictions", type=int, default=20_000, help="structures (default: %(default)s)")
-    parser.add_argument("--systems", type=int, default=60, help="of the sample data (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--hours", type=float, default=3.0, help="length of the training (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--predictions", type=int, default=20_000, help="number of predictions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--systems", type=int, default=60, help="number of systems in the sample (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON file (default: docs/results/soak.json)"
+    )
     return parser
 
 

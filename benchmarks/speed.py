@@ -1,4 +1,4 @@
-"""Time and memory beside other models: ``python -m benchmarks.speed``."""
+"""Measure time and memory of our models and of others: ``python -m benchmarks.speed``."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ MODELS = [f"{kind} {variant}" for variant in VARIANTS for kind in ("ours", "fair
     "eSCN",
     "EquiformerV2",
 ]
-EPILOG = """example:
+EPILOG = """examples:
   python -m benchmarks.speed --atoms 38 --threads 2
   python -m benchmarks.speed --device cuda --atoms 66 --batch-size 8 --precision tf32
   python -m benchmarks.speed --device cuda --atoms 66 --precision tf32 --cuda-graphs --calls inference
-Models of one variant (and the other models) take turns, so that a busy machine slows all alike; a turn is a
-process of its own, because one may be a tenth slower throughout than the next. It makes calls for two
-seconds, and for two more, whose median counts. Times are medians of the turns with the spread from the
-first to the third quartile. Large matrix products of the same precision are timed before the calls that count
-and after them: the fraction of the limit is of what the device could do at that time. Memory is the peak of a
-first call, less what the loaded model (with its gradients, for a training step) holds after a call with three
-atoms, which loads the libraries: of the resident set, or of the tensors on a GPU."""
+Models of the same variant take turns, so a busy machine slows them all alike; so do the models without a
+variant. Each turn is a process of its own, since one process may be a tenth slower throughout than another. A
+turn calls the model for two seconds to warm up and for two more seconds, and its time is the median of the
+latter calls. The table has the medians of the turns, and the first and third quartile.
+Before and after these calls, large matrix products of the same precision are timed. "of the limit" is the
+speed of the model relative to the speed of these products. Memory is the peak of a first call, minus what is
+held before it: by the model, for a training step by its gradients, and by the libraries, which a call with
+three atoms loads. It is the resident set, or with a GPU the tensors on it."""
 
 
 def groups(models: Sequence[str]) -> list[list[str]]:
@@ -99,17 +100,32 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--atoms", type=int, default=38, help="of a slab (default: 38)")
+    parser.add_argument("--atoms", type=int, default=38, help="atoms of a slab (default: 38)")
     parser.add_argument("--batch-size", type=int, default=1, help="slabs in a batch (default: 1)")
-    parser.add_argument("--threads", type=int, default=2, help="of each process (default: 2)")
-    parser.add_argument("--repeats", type=int, help="rounds (default: 5, with a GPU 1)")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each process (default: 2)")
+    parser.add_argument("--repeats", type=int, help="number of turns (default: 5, with a GPU 1)")
     parser.add_argument(
-        "--calls", nargs="+", choices=["inference", "training"], default=["inference", "training"]
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        default=MODELS,
+        metavar="MODEL",
+        help=f"of {', '.join(MODELS)} (default: all)",
+    )
+    parser.add_argument(
+        "--calls",
+        nargs="+",
+        choices=["inference", "training"],
+        default=["inference", "training"],
+        help="kinds of calls (default: both)",
     )
     add_arguments(parser)
-    parser.add_argument("--cuda-graphs", action="store_true", help="set cuda_graphs in our model")
-    parser.add_argument("--results", type=Path, help="(default: docs/results/speed.json, or speed-cuda.json)")
+    parser.add_argument("--cuda-graphs", action="store_true", help="set cuda_graphs: True in our models")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="JSON file (default: docs/results/speed.json, with a GPU speed-cuda.json)",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Seconds until a command answers, and until a training has made a step: ``python -m benchmarks.startup``."""
+"""Time how fast commands answer and trainings make their first step: ``python -m benchmarks.startup``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ RESULTS = ROOT / "docs/results/startup.json"
 EXAMPLE = ROOT / "configs/s2ef/example/scn.yml"
 EPILOG = """example:
   python -m benchmarks.startup --repeats 5
-The commands take turns. The training is that of configs/s2ef/example/scn.yml on 10 systems, ours with
-main.py and our model, fairchem's with its own command and SCN; both have the same settings. fairchem
-imports every model first, and so starts no training without torch-sparse: it is left out then."""
+The commands take turns. The training is that of configs/s2ef/example/scn.yml on 10 systems: main.py with our
+model, and fairchem's own command with its SCN, both with the same settings. fairchem imports all of its
+models first, which needs torch-sparse. Without torch-sparse its training is left out."""
 OURS = [sys.executable, str(ROOT / "main.py")]
 THEIRS = [str(Path(sys.executable).with_name("fairchem"))]
 
@@ -91,8 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--repeats", type=int, default=5, help="number of turns (default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON file (default: docs/results/startup.json)"
+    )
     return parser
 
 

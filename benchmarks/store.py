@@ -1,4 +1,4 @@
-"""Results on disk: JSON that is whole at every moment, and tables of it."""
+"""Results on disk, in JSON files that are always complete, and their tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slabs with an adsorbate, of the sizes of OC20, made on the spot."""
+"""Generated slabs with an adsorbate, of the sizes of OC20."""
 
 from __future__ import annotations
 

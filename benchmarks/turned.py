@@ -1,4 +1,4 @@
-"""Models on turned structures: how far their outputs change."""
+"""How far the outputs of models change on rotated structures."""
 
 from __future__ import annotations
 

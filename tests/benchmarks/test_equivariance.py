@@ -82,7 +82,7 @@ def test_equivariance(tmp_path: Path) -> None:
         (["--data", "nowhere"], "'nowhere' does not exist"),
         (["--checkpoint", "nowhere.pt"], "--checkpoint nowhere.pt does not exist"),
         (["--checkpoint", __file__], "is not a checkpoint of fairchem"),
-        (["--checkpoint", __file__, "--model", "lmax=3"], "--model changes initial weights only"),
+        (["--checkpoint", __file__, "--model", "lmax=3"], "--model goes with initial weights only"),
         (["--model", "lamx=3"], "did you mean 'lmax'"),
         (["--model", "lmax"], "expected KEY=VALUE"),
         (["--model", "lmax=1"], "model setting mmax=2; expected 0..1"),

@@ -49,7 +49,7 @@ def test_scaling_measures_atoms_batches_and_ranks(tmp_path):
     assert [(r["call"], r["batch_size"]) for r in found["batch_size"]] == [("inference", 1), ("training", 1)]
     assert [r["ranks"] for r in found["ranks"]] == [2]
     assert all(r["seconds"] > 0 for series in ("atoms", "batch_size", "ranks") for r in found[series])
-    assert "ms an atom" in printed
+    assert "ms per atom" in printed
 
 
 @pytest.mark.slow
