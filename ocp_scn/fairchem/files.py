@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -109,7 +110,7 @@ def sample_count(path: Path, environment: lmdb.Environment) -> int:
     if data is None:
         return entries
     try:
-        count = int(loads(data))
+        count = operator.index(loads(data))  # no 3.5, which would be three samples
     except ERRORS as error:
         raise UnreadableError(f"{str(path)!r} cannot be read: its length is no number: {error}") from error
     if not 0 <= count <= entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ocp_scn.config import SCNConfig
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, shown
 from ocp_scn.fairchem.images import MIN_DISTANCE, check_images, coincidence
 from ocp_scn.fairchem.systems import Systems, check_cells, farthest, fetch
 from ocp_scn.fairchem.training_data import KnownElements
@@ -76,6 +77,25 @@ def check_places(data: Any, systems: Systems) -> None:
             f"{_system_name(data, systems, first)} and atom {_index_in_system(systems, second)} "
             f"are at one place (closer than {MIN_DISTANCE} Å)"
         )
+
+
+def check_tensors(data: Any) -> None:
+    """Raise `InputError` for a batch of fairchem 1 without a tensor of what makes a structure."""
+    fault = tensor_fault(data, ("pos", "cell", "atomic_numbers", "natoms"))
+    if fault is not None:  # other values are batched as lists, if that of the first sample is no tensor
+        raise InputError(f"{_sid(data, 0)} has {fault}")
+
+
+def tensor_fault(data: Any, needed: Iterable[str]) -> str | None:
+    """Return what a sample or batch of fairchem 1 lacks, or has that is no tensor, if there is something."""
+    for name in (*needed, "pbc"):
+        value = data.get(name)
+        if value is None and name != "pbc":
+            return f"no {name}"
+        if value is not None and not isinstance(value, Tensor):
+            first = value[0] if isinstance(value, list) and value else value
+            return f"{name}={shown(first)}; expected a tensor of numbers"
+    return None
 
 
 def _check_shapes(data: Any) -> None:

@@ -16,6 +16,7 @@ from ocp_scn.data.constraints import held_atoms
 from ocp_scn.data.formats import read_ase_lmdb
 from ocp_scn.errors import InputError, UnreadableError, cause
 from ocp_scn.fairchem.finite import check_label
+from ocp_scn.fairchem.inputs import tensor_fault
 from ocp_scn.fairchem.structures import place_fault
 from ocp_scn.predictions import structure_name
 
@@ -84,7 +85,11 @@ def _structures(source: str, rows: Sequence[int]) -> list[Atoms]:
         from ocp_scn.fairchem.v1.lmdb import open_data_set, read_sample  # noqa: PLC0415  # of one line
 
         data_set = open_data_set(source)
-        return [_atoms(read_sample(data_set, source, row)) for row in rows]
+        graphs = (read_sample(data_set, source, row) for row in rows)
+        return [
+            _atoms(graph, f"data set {source!r}: structure {row}")
+            for row, graph in zip(rows, graphs, strict=True)
+        ]
     from ocp_scn.fairchem.aselmdb import connect  # noqa: PLC0415  # of the other
 
     found: dict[int, Atoms] = {}
@@ -170,7 +175,10 @@ def _read_rows(source: str, energy_key: str) -> Iterator[Sample]:
         )
 
 
-def _atoms(graph: Any) -> Atoms:
+def _atoms(graph: Any, name: str) -> Atoms:
+    fault = tensor_fault(graph, ("pos", "cell", "atomic_numbers"))
+    if fault is not None:
+        raise InputError(f"{name} has {fault}")
     return Atoms(
         numbers=graph.atomic_numbers.long().numpy(),
         positions=graph.pos.double().numpy(),

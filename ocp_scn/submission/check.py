@@ -66,7 +66,9 @@ def check_file(
     _check_shared(ids, data_sets, findings)
     _check_format(file_format, findings)
     if data_sets is None:
-        findings.notes.append("without --against, missing structures and swapped splits go unnoticed")
+        findings.notes.append(
+            "without --against, missing structures, swapped splits and wrong numbers of atoms go unnoticed"
+        )
     return findings
 
 

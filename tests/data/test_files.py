@@ -172,6 +172,7 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a.lmdb": (lambda path: says_length(path, 10**12), "its length is 1000000000000"),
     "text.lmdb": (lambda path: says_length(path, "many"), "its length is no number"),
+    "part.lmdb": (lambda path: says_length(path, 0.5), "its length is no number"),
     "code.lmdb": (lambda path: says_length(path, os.getcwd), "its length is no number"),
     "a.traj": (many_items, r"a\.traj' cannot be read: \w"),
     "repeated.lmdb": (repeated, "has 3000000000 numbers"),

@@ -13,8 +13,9 @@ from fairchem.core.common.flags import flags
 from torch_geometric.data import Data
 
 import ocp_scn  # noqa: F401  # registers the data set
+from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v1.checks import _check_schedule
+from ocp_scn.fairchem.v1.checks import _check_losses, _check_schedule
 from ocp_scn.fairchem.v1.data_checks import check_samples, predicted_name, relaxed_name
 from ocp_scn.fairchem.v1.launcher import load_config
 from ocp_scn.fairchem.v1.normalization import float_coefficients, float_normalizers
@@ -154,3 +155,36 @@ def test_an_override_of_a_section_that_nothing_reads() -> None:
     args, overrides = flags.get_parser().parse_known_args(words)
     with pytest.raises(InputError, match=r"override '--foo.bar=1': nothing reads 'foo'; expected dataset"):
         load_config(args, overrides)
+
+
+def test_a_section_of_a_file_that_nothing_reads(tmp_path: Path) -> None:
+    text = Path("configs/s2ef/example/scn.yml").read_text()
+    (tmp_path / "a.yml").write_text(text.replace("\noutputs:", "\noutput:"))
+    words = ["--mode", "train", "--config-yml", str(tmp_path / "a.yml")]
+    args, overrides = flags.get_parser().parse_known_args(words)
+    message = r"a\.yml has 'output', which nothing reads; did you mean 'outputs'\?"
+    with pytest.raises(InputError, match=message):
+        load_config(args, overrides)
+
+
+@pytest.mark.parametrize(
+    ("losses", "settings", "missing"),
+    [
+        ("energy", {}, "forces"),
+        ("forces", {}, "energy"),
+        ("energy forces", {}, None),
+        ("energy", {"regress_forces": False}, None),
+        ("energy", {"direct_forces": False}, None),
+        ("forces", {"direct_forces": False}, None),
+    ],
+)
+def test_each_readout_has_a_loss(losses: str, settings: dict[str, bool], missing: str | None) -> None:
+    """Derivatives have no weights of their own."""
+    found = [{name: {"fn": "mae", "coefficient": 1}} for name in losses.split()]
+    if missing is None:
+        _check_losses(found, SCNConfig.from_settings(settings))
+        return
+    with pytest.raises(
+        InputError, match=f"loss_functions has no {missing!r}, for which the model has weights"
+    ):
+        _check_losses(found, SCNConfig.from_settings(settings))

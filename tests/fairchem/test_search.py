@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -24,8 +25,9 @@ from torch_geometric.data import Data
 
 from benchmarks.structures import slabs
 from ocp_scn.config import SCNConfig
-from ocp_scn.errors import InputError
+from ocp_scn.errors import InputError, shown
 from ocp_scn.fairchem import search
+from ocp_scn.fairchem.inputs import check_tensors
 from ocp_scn.fairchem.neighbors import batch_graph, find_edges
 from ocp_scn.fairchem.pairs import nearest
 from ocp_scn.fairchem.search import comparing_all, find_pairs
@@ -324,6 +326,20 @@ def test_errors_are_the_same_both_ways(change, message):
     for way in (comparing_all, torch.enable_grad):
         with way(), pytest.raises(InputError, match=message):
             batch_graph(data, CONFIG)
+
+
+@pytest.mark.parametrize("value", ["abc", np.zeros((2, 2)), [1, "2"], {"a": 1}, None])
+@pytest.mark.parametrize("name", ["pos", "cell", "atomic_numbers", "natoms", "pbc"])
+def test_values_that_are_no_tensors(name, value):
+    """Where all samples of a batch have such; torch-geometric batches no others."""
+    data = batch_of(bulk(4, 0), bulk(5, 1))
+    data[name] = value if value is None or isinstance(value, dict) else [value, value]
+    if name == "pbc" and value is None:
+        check_tensors(data)
+        return
+    found = f"no {name}" if value is None else f"{name}={shown(value)}; expected a tensor of numbers"
+    with pytest.raises(InputError, match=rf"^system 0 has {re.escape(found)}$"):
+        check_tensors(data)
 
 
 def test_atoms_that_are_only_near_each_other():

@@ -82,6 +82,15 @@ def test_structures_that_cannot_be_drawn_are_named(run_dir, samples, value, faul
     assert re.search(rf"data set '.*/val': structure \d+: {fault}", refusal(run_dir, capsys))
 
 
+def test_structures_that_are_no_tensors_are_named(run_dir, samples, capsys):
+    for sample in samples:
+        sample.pos = sample.pos.numpy()
+    write_lmdb(run_dir.parent / "data/val", samples)
+    assert re.search(
+        r"data set '.*/val': structure \d+ has pos=array\(.*; expected", refusal(run_dir, capsys)
+    )
+
+
 def test_elements_without_a_colour_are_drawn(run_dir, samples):
     for sample, element in zip(samples, (110, 118, 119, 200) * 3, strict=True):
         sample.atomic_numbers[0] = element

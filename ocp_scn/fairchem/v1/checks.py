@@ -89,6 +89,8 @@ def check_run(config: Mapping[str, Any]) -> None:
     references = (splits.get("train", {}).get("transforms") or {}).get("element_references") or {}
     if mode == "train":
         check_fits(splits["train"])
+        if ours:
+            _check_losses(config.get("loss_functions"), check_model(model))
         _check_schedule(config, sizes["train"])
         check_references(references, list(config.get("outputs") or {}))
     checkpoint = _check_checkpoint(config, ours)
@@ -112,9 +114,9 @@ def check_device(config: Mapping[str, Any], local_rank: int) -> None:
         )
 
 
-def check_model(settings: Mapping[str, Any]) -> None:
-    """Check the ``model`` section of a configuration that names this package's model."""
-    SCNConfig.from_settings({key: value for key, value in settings.items() if key != "name"})
+def check_model(settings: Mapping[str, Any]) -> SCNConfig:
+    """Return the settings in the ``model`` section of a configuration that names this package's model."""
+    return SCNConfig.from_settings({key: value for key, value in settings.items() if key != "name"})
 
 
 def check_normalizers(config: Mapping[str, Any]) -> None:
@@ -200,6 +202,25 @@ def _check_schedule(config: Mapping[str, Any], size: int | None) -> None:
         raise InputError(
             f"the training ends after {steps} steps, before optim.{key}={every}: nothing would be saved"
         )
+
+
+def _check_losses(losses: Any, settings: SCNConfig) -> None:
+    """Check that a loss reaches each readout: torch's DistributedDataParallel fails at a weight without one.
+
+    Raises:
+        InputError: for an output with a readout of its own, and no loss.
+    """
+    derived = settings.regress_forces and not settings.direct_forces
+    if not losses or derived:  # files before 2023 have them from their task
+        return
+    given = {name for part in (losses if isinstance(losses, list) else [losses]) for name in part}
+    for name in ["energy", "forces"][: 1 + settings.regress_forces]:
+        if name not in given:
+            other = ", or set model.regress_forces: False" if name == "forces" else ""
+            raise InputError(
+                f"loss_functions has no {name!r}, for which the model has weights of its own; add it, with "
+                f"coefficient: 0 if it is not to be trained{other}"
+            )
 
 
 def _check_optimizer(optim: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
 from ocp_scn.allocator import keep_freed_memory
-from ocp_scn.errors import InputError, cause
+from ocp_scn.errors import InputError, cause, nearest
 from ocp_scn.fairchem.console import introduce, kept, terminal
 from ocp_scn.fairchem.files import refusals_as_input_errors, written_whole
 from ocp_scn.fairchem.jobs import check_slurm, refusal_of_slurm
@@ -57,7 +57,10 @@ _UNFINISHED = {"run-relaxations": "the same command with this run's --timestamp-
 # What is read of a configuration, beside the options of the command line.
 _SECTIONS = ("dataset", "evaluation_metrics", "logger", "loss_functions", "model", "optim", "outputs",
              "slurm", "task", "timeout", "trainer", "model_attributes", "hide_eval_progressbar",
-             "verbose")  # fmt: skip
+             "use_cuda_visibile_devices", "verbose")  # fmt: skip
+# Names of 2023 for losses and metrics, in files alone; and what fairchem adds.
+_IN_FILES = ("loss_fns", "eval_metrics")
+_ADDED = ("distributed_backend", "is_debug", "world_size")
 
 
 class Runner(_cli.Runner):
@@ -256,6 +259,9 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
         raise InputError(f"--config-yml {args.config_yml} cannot be read: {cause(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
+    for key in config:
+        if key not in {*_SECTIONS, *_IN_FILES, *_ADDED, *vars(args)}:
+            raise InputError(f"{args.config_yml} has {key!r}, which nothing reads{nearest(key, _SECTIONS)}")
     return with_checkpoint(config, getattr(args, "finetune", None))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.batches import BatchSCN
+from ocp_scn.fairchem.inputs import check_tensors
 
 
 class SphericalChannelNetwork(BatchSCN, GraphModelMixin):
@@ -49,9 +50,11 @@ class SphericalChannelNetwork(BatchSCN, GraphModelMixin):
             derivatives are normalised as the energy is.
 
         Raises:
-            InputError: for positions that are not finite, two atoms at one place, an atomic number without
-                an embedding, or positions in another precision than the weights.
+            InputError: for values that are no tensors, positions that are not finite, two atoms at one
+                place, an atomic number without an embedding, or positions in another precision than the
+                weights.
         """
+        check_tensors(data)
         weights = self.sphere_embedding.weight.dtype
         if data.pos.dtype != weights:
             raise InputError(
