@@ -17,7 +17,9 @@ if __name__ == "__main__":
             action="store_true",
             help="let checkpoints and data sets run the programs that they may name (docs/security.md)",
         )
-        parser.add_argument("--verbose", action="store_true", help="print all that run.log has (docs/configs.md)")
+        parser.add_argument(
+            "--verbose", action="store_true", help="print all that run.log has (docs/configs.md)"
+        )
         parser.add_argument(
             "--finetune",
             metavar="CHECKPOINT",
