@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from types import FrameType
+from typing import NamedTuple, NoReturn
 
 
 class Command(NamedTuple):
@@ -60,15 +63,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_unknown(name)} (see ocp-scn --help)", file=sys.stderr)
         return 2
     command = COMMANDS[name]
-    answers = signal.getsignal(signal.SIGINT)
-    if answers is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends what only loads without a traceback
-    module = importlib.import_module(command.module)
-    signal.signal(signal.SIGINT, answers)
-    try:
+    with loading():
+        module = importlib.import_module(command.module)
         return int(module.main([*command.words, *words]))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the process with one line, up to where a command answers them itself."""
+    answers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, answer in answers.items():
+        if answer in (signal.SIG_DFL, signal.default_int_handler):  # not where nohup or & ignores them
+            signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, answer in answers.items():
+            signal.signal(number, answer)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    # No exception, which modules that are loaded might catch, and no buffer, which might be in use.
+    os.write(2, f"ended by {signal.Signals(number).name}: nothing has begun\n".encode())
+    os._exit(128 + number)
 
 
 def _help() -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,45 @@ def test_what_needs_no_package_loads_none(words):
     )
     assert done.returncode == (2 if words == ["trian"] else 0), done.stderr
     assert "Traceback" not in done.stderr
+
+
+# A torch whose import takes as long as the tests may: a signal then comes while it is loaded.
+TORCH = """
+import os, pathlib, time
+pathlib.Path(os.environ["BEGUN"]).touch()
+try:
+    time.sleep({})
+except BaseException:
+    pass
+"""
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "words", [["main.py", "--mode", "train", "--config-yml", "a.yml"], ["-m", "ocp_scn_cli", "viz"]]
+)
+def test_a_signal_while_modules_are_loaded(words, number, tmp_path):
+    (tmp_path / "torch.py").write_text(TORCH.format(HANG))
+    begun = tmp_path / "begun"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "BEGUN": str(begun)}
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    end = time.monotonic() + HANG
+    while not begun.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=HANG)
+    assert printed == f"ended by {number.name}: nothing has begun\n"
+    assert process.returncode == 128 + number
 
 
 def test_help_names_every_command(capsys):

@@ -56,7 +56,7 @@ def read_xdatcar(path: Path) -> Iterator[Atoms]:
 
 def _lines(path: Path) -> list[str]:
     with open_text(path, encoding="latin-1") as file:
-        return file.read().rstrip().splitlines()
+        return file.read().rstrip().split("\n")  # not at what else ends lines, a byte of Å in a comment
 
 
 def _counts(lines: Sequence[str], start: int = 0) -> tuple[int, int]:

@@ -39,16 +39,16 @@ def xdatcar(tmp_path: Path) -> Path:
 
 
 def test_whole_files(poscar: Path, xdatcar: Path) -> None:
-    """With blank lines at the end, velocities, no line of elements, and a header before each frame."""
-    text = poscar.read_text().rstrip()
+    """With any comment, blank lines at the end, velocities, no elements, a header before each frame."""
+    text = "in Å: " + poscar.read_text().rstrip()
     for more in ("\n", "\n\n \n", "\n\n" + "  0.1  0.0  0.0\n" * 3):
-        poscar.write_text(text + more)
+        poscar.write_text(text + more, encoding="utf-8")
         (atoms,) = read_structures(poscar)
         assert np.allclose(atoms.positions, structure().positions)
         assert atoms.constraints[0].index.tolist() == [0]
         assert atoms.has("momenta") == ("0.1" in more)
     lines = text.splitlines()
-    poscar.write_text("\n".join([*lines[:5], *lines[6:]]))
+    poscar.write_text("\n".join(["Cu O", *lines[1:5], *lines[6:]]))
     (atoms,) = read_structures(poscar)
     assert str(atoms.symbols) == "Cu2O"
     frames = list(read_structures(xdatcar))
