@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -175,6 +175,16 @@ class SCNConfig:
         heads = 2 if self.regress_forces and self.direct_forces else 1
         basis = 3 * self.num_radial if self.distance_function == "silu" else 0
         return self.max_num_elements * channels + basis + self.num_interactions * layer + heads * head
+
+    def untrained(self, trained: Collection[str]) -> str | None:
+        """Return the first output with a readout that no loss of the ``trained`` outputs reaches.
+
+        Derivatives have no readout of their own: their losses reach the energy's.
+        """
+        if self.regress_forces and not self.direct_forces:
+            return None
+        outputs = ("energy", "forces") if self.regress_forces else ("energy",)
+        return next((name for name in outputs if name not in trained), None)
 
     @property
     def resolutions(self) -> list[tuple[int, int]]:

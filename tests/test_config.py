@@ -274,3 +274,19 @@ def test_published_configuration_loads():
     config = SCNConfig.from_settings(published)
     assert {name: getattr(config, name) for name in published} == published
     assert (config.taps, config.num_radial, config.resolutions) == (4, 400, [(6, 1024), (4, 256)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained", "missing"),
+    [
+        ({}, ["energy", "forces"], None),
+        ({}, ["energy"], "forces"),
+        ({}, ["forces"], "energy"),
+        ({"regress_forces": False}, ["energy"], None),
+        ({"regress_forces": False}, [], "energy"),
+        ({"direct_forces": False}, ["energy"], None),
+        ({"direct_forces": False}, ["forces"], None),
+    ],
+)
+def test_a_readout_is_trained_by_its_losses_and_those_of_derivatives(settings, trained, missing):
+    assert SCNConfig.from_settings(settings).untrained(trained) == missing

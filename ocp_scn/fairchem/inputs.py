@@ -88,9 +88,9 @@ def check_tensors(data: Any) -> None:
 
 def tensor_fault(data: Any, needed: Iterable[str]) -> str | None:
     """Return what a sample or batch of fairchem 1 lacks, or has that is no tensor, if there is something."""
-    for name in (*needed, "pbc"):
+    for name in (*needed, "pbc", "fixed"):
         value = data.get(name)
-        if value is None and name != "pbc":
+        if value is None and name in needed:
             return f"no {name}"
         if value is not None and not isinstance(value, Tensor):
             first = value[0] if isinstance(value, list) and value else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -151,6 +152,21 @@ def test_a_batch_without_labels_has_no_loss_and_no_metrics_yet() -> None:
     alone = ours._compute_metrics(predictions(known), known, evaluator, {})
     assert both["forces_mae"] == alone["forces_mae"]
     assert both["energy_mae"]["numel"] == 2
+
+
+def test_a_batch_without_a_free_atom_is_named() -> None:
+    """fairchem cannot compare the forces of none, of training or of evaluation."""
+    batch = batch_of(*samples()[:2])
+    batch.fixed[:] = 1
+    for compute in (
+        trainer()._compute_loss,
+        partial(trainer()._compute_metrics, evaluator=Evaluator(eval_metrics=METRICS)),
+    ):
+        with pytest.raises(
+            InputError, match="all atoms of the systems 0, 1 are fixed, and the forces of free"
+        ):
+            compute(predictions(batch), batch)
+    assert trainer(free=False)._compute_loss(predictions(batch), batch).isfinite()
 
 
 def test_a_loss_of_another_rank_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

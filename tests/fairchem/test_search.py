@@ -329,12 +329,12 @@ def test_errors_are_the_same_both_ways(change, message):
 
 
 @pytest.mark.parametrize("value", ["abc", np.zeros((2, 2)), [1, "2"], {"a": 1}, None])
-@pytest.mark.parametrize("name", ["pos", "cell", "atomic_numbers", "natoms", "pbc"])
+@pytest.mark.parametrize("name", ["pos", "cell", "atomic_numbers", "natoms", "pbc", "fixed"])
 def test_values_that_are_no_tensors(name, value):
     """Where all samples of a batch have such; torch-geometric batches no others."""
     data = batch_of(bulk(4, 0), bulk(5, 1))
     data[name] = value if value is None or isinstance(value, dict) else [value, value]
-    if name == "pbc" and value is None:
+    if name in ("pbc", "fixed") and value is None:
         check_tensors(data)
         return
     found = f"no {name}" if value is None else f"{name}={shown(value)}; expected a tensor of numbers"

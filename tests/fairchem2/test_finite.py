@@ -11,9 +11,11 @@ import pytest
 import torch
 from fairchem.core.modules.loss import DDPMTLoss, L2NormLoss, MAELoss
 
+from ocp_scn.config import SCNConfig
 from ocp_scn.errors import InputError
 from ocp_scn.fairchem.v2.losses import LabelledLoss
-from ocp_scn.fairchem.v2.training import TrainingGuard
+from ocp_scn.fairchem.v2.runner import nothing_compared
+from ocp_scn.fairchem.v2.training import TrainingGuard, _check_losses
 
 
 @pytest.mark.parametrize("inner", [MAELoss, L2NormLoss])
@@ -67,3 +69,24 @@ def test_a_training_ends_after_such_a_step(tmp_path: Path, capsys: pytest.Captur
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {expected}")
     guard.on_exception(None, unit(1.0), RuntimeError("a fault of ours"))  # keeps its traceback
+
+
+def test_each_readout_has_a_task() -> None:
+    """torch's DistributedDataParallel ends at the second step otherwise."""
+    backbone = SimpleNamespace(config=SCNConfig())
+    unit = SimpleNamespace(model=SimpleNamespace(module=SimpleNamespace(backbone=backbone)))
+    unit.tasks = [SimpleNamespace(property="energy")]
+    with pytest.raises(InputError, match="tasks has none of forces, for which the model has weights"):
+        _check_losses(unit)
+    unit.tasks.append(SimpleNamespace(property="forces"))
+    _check_losses(unit)
+
+
+def test_an_evaluation_of_nothing_is_named() -> None:
+    error, none, some = ZeroDivisionError(), SimpleNamespace(numel=0), SimpleNamespace(numel=3)
+    unit = SimpleNamespace(running_metrics={"a": {"oc20": {"mae": none}}, "b": {"oc20": {"mae": some}}})
+    found = nothing_compared(error, unit)
+    assert isinstance(found, InputError)
+    assert "nothing to compare with predictions of a: no labels" in str(found)
+    del unit.running_metrics["a"]
+    assert nothing_compared(error, unit) is error

@@ -205,22 +205,17 @@ def _check_schedule(config: Mapping[str, Any], size: int | None) -> None:
 
 
 def _check_losses(losses: Any, settings: SCNConfig) -> None:
-    """Check that a loss reaches each readout: torch's DistributedDataParallel fails at a weight without one.
-
-    Raises:
-        InputError: for an output with a readout of its own, and no loss.
-    """
-    derived = settings.regress_forces and not settings.direct_forces
-    if not losses or derived:  # files before 2023 have them from their task
+    """Raise `InputError` for a readout without a loss, whose weights DistributedDataParallel would miss."""
+    if not losses:  # files before 2023 have them from their task
         return
     given = {name for part in (losses if isinstance(losses, list) else [losses]) for name in part}
-    for name in ["energy", "forces"][: 1 + settings.regress_forces]:
-        if name not in given:
-            other = ", or set model.regress_forces: False" if name == "forces" else ""
-            raise InputError(
-                f"loss_functions has no {name!r}, for which the model has weights of its own; add it, with "
-                f"coefficient: 0 if it is not to be trained{other}"
-            )
+    name = settings.untrained(given)
+    if name is not None:
+        other = ", or set model.regress_forces: False" if name == "forces" else ""
+        raise InputError(
+            f"loss_functions has no {name!r}, for which the model has weights of its own; add it, with "
+            f"coefficient: 0 if it is not to be trained{other}"
+        )
 
 
 def _check_optimizer(optim: Mapping[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -163,6 +164,27 @@ class LabelledTrainer(WholeResultsTrainer):
             (target, {**loss, "fn": LabelledLoss(loss["fn"])}) for target, loss in self.loss_functions
         ]
 
+    def _compute_loss(self, out: Any, batch: Any) -> Tensor:
+        with _free_atoms_named(batch):
+            return super()._compute_loss(out, batch)
+
     def _compute_metrics(self, out: Any, batch: Any, evaluator: Any, metrics: Any = None) -> Any:
         ours = LabelledEvaluator(eval_metrics=evaluator.target_metrics)
-        return super()._compute_metrics(out, batch, ours, metrics)
+        with _free_atoms_named(batch):
+            return super()._compute_metrics(out, batch, ours, metrics)
+
+
+@contextmanager
+def _free_atoms_named(batch: Any) -> Iterator[None]:
+    """Raise `InputError` where fairchem fails for a batch without a free atom, whose forces it compares."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (batch.fixed == 0).any():
+            raise
+        names = ", ".join(map(str, batch.sid.tolist() if isinstance(batch.sid, Tensor) else batch.sid))
+        raise InputError(
+            f"all atoms of the systems {names} are fixed, and the forces of free atoms are compared: raise "
+            "the batch size, leave such systems out, or set train_on_free_atoms and eval_on_free_atoms of "
+            "outputs.forces to False"
+        ) from error

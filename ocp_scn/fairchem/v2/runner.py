@@ -70,11 +70,29 @@ class EvaluateRunner(EvalRunner):
         """Evaluate.
 
         Raises:
-            InputError: for a batch for which the memory is too small.
+            InputError: for a batch for which the memory is too small, or data without anything to compare.
         """
         sampler = getattr(self.dataloader, "batch_sampler", None)
         with memory_named(self.eval_unit.model, f"max_atoms={getattr(sampler, 'max_atoms', None)}"):
-            super().run()
+            try:
+                super().run()
+            except ZeroDivisionError as error:
+                raise nothing_compared(error, self.eval_unit) from error
+
+
+def nothing_compared(error: ZeroDivisionError, unit: Any) -> Exception:
+    """Return what an error means, if an evaluation has divided by a metric's count of labels; else it."""
+    names = [
+        task
+        for task, of_sets in unit.running_metrics.items()
+        if any(metric.numel == 0 for metrics in of_sets.values() for metric in metrics.values())
+    ]
+    if not names:
+        return error
+    return InputError(
+        f"the data that are evaluated have nothing to compare with predictions of {', '.join(names)}: no "
+        "labels, or only those of fixed atoms"
+    )
 
 
 def check_settings(runner: Mapping[str, Any]) -> None:

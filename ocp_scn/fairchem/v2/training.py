@@ -27,7 +27,7 @@ from ocp_scn.fairchem.stop import stop_training
 from ocp_scn.fairchem.training_data import elements_of, sizes_of, warn_of_mean, warn_of_new_elements
 from ocp_scn.fairchem.v2.finetuning import scales_in_use, with_values
 from ocp_scn.fairchem.v2.losses import LabelledLoss
-from ocp_scn.fairchem.v2.runner import refuse
+from ocp_scn.fairchem.v2.runner import nothing_compared, refuse
 from ocp_scn.signals import ending
 
 log = logging.getLogger(__name__)
@@ -64,12 +64,14 @@ class TrainingGuard(Callback):
         """Check the training.
 
         Raises:
-            InputError: for settings under which checkpoints are useless, or structures that fairchem
-                would leave out for their size, or a checkpoint with nothing left to train.
+            InputError: for settings under which checkpoints are useless, a readout that no task trains,
+                structures that fairchem would leave out for their size, or a checkpoint with nothing left to
+                train.
         """
         if unit.ema_model is None:
             raise InputError("ema_decay is null; expected a number: fairchem predicts with averaged weights")
         unit.model.module.backbone.validate_tasks(_get_dataset_to_tasks_map(unit.tasks))
+        _check_losses(unit)
         _check_progress(unit.train_progress, state.train_state)
         if distutils.is_master():  # which writes inference checkpoints
             if unit.train_progress.num_steps_completed == 0:
@@ -126,6 +128,8 @@ class TrainingGuard(Callback):
         """End the process with one line and status 2 where the user can mend what was wrong."""
         if is_out_of_memory(exc):
             exc = out_of_memory(exc, unit.model, self._batch, "max_atoms")
+        if isinstance(exc, ZeroDivisionError):
+            exc = nothing_compared(exc, unit.eval_unit)
         lost = lost_rank(exc)
         if lost is not None:
             leave_the_first_word()
@@ -169,6 +173,16 @@ def _log_beginning(path: str) -> None:
     config: Any = OmegaConf.to_container(OmegaConf.load(path))
     for line in scales_in_use(config["runner"]["train_eval_unit"]):
         log.info(line)
+
+
+def _check_losses(unit: Any) -> None:
+    """Raise `InputError` for a readout without a loss, whose weights DistributedDataParallel would miss."""
+    name = unit.model.module.backbone.config.untrained([task.property for task in unit.tasks])
+    if name is not None:
+        raise InputError(
+            f"tasks has none of {name}, for which the model has weights of its own; add one, with "
+            "coefficient: 0 if it is not to be trained"
+        )
 
 
 def _complete_configuration(unit: Any, data_sets: Sequence[Any]) -> None:
