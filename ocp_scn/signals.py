@@ -34,7 +34,7 @@ class Ending:
 
     def watch(self, otherwise: str) -> None:
         """Note the signals from now on; ``otherwise`` says what becomes of a run that saves nothing."""
-        self._otherwise, self._raises = otherwise, False
+        self.number, self._otherwise, self._raises = None, otherwise, False
         self._take()
 
     @contextmanager
@@ -46,6 +46,7 @@ class Ending:
         try:
             yield
         finally:
+            self.number = None  # what comes next in this process has not been signalled
             for number, answer in before.items():
                 signal.signal(number, answer)
 

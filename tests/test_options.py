@@ -11,6 +11,7 @@ from ocp_scn.data import __main__ as data
 from ocp_scn.data.folder import new_folder
 from ocp_scn.fairchem.files import written_whole
 from ocp_scn.options import status_of
+from ocp_scn.signals import ending
 from ocp_scn.submission import __main__ as submission
 
 CONVERT = ["convert", "in", "out"]
@@ -95,3 +96,4 @@ def test_signals_end_a_command_where_it_is(number, tmp_path, capsys, monkeypatch
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "old"]
         assert file.read_text() == "old"
         assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == answers
+        assert ending.number is None  # or a training that this process begins next would end at once

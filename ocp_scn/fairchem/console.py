@@ -7,17 +7,21 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import distributions
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import Any
 
 import torch
+from fairchem.core.common import distutils
 from fairchem.core.common.utils import setup_logging
 from tqdm import tqdm
 
 from ocp_scn.fairchem.files import refused_writes, written_whole
+from ocp_scn.fairchem.replaced import replaced
 
 log = logging.getLogger(__name__)
 LOG_FILE = "run.log"
@@ -91,8 +95,10 @@ def terminal(*, everything: bool, silent: bool = False) -> Iterator[None]:
     # What is said before the run has a folder.
     root.addHandler(MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize, flushOnClose=False))
     logging.captureWarnings(True)
+    set_up = distutils.setup if everything else partial(_unseen, distutils.setup)
     try:
-        yield
+        with replaced(distutils, setup=set_up):
+            yield
     finally:
         logging.captureWarnings(False)
         for handler in set(root.handlers) - set(before):
@@ -101,6 +107,20 @@ def terminal(*, everything: bool, silent: bool = False) -> Iterator[None]:
         root.setLevel(level)
         for logger, handlers in torchs.items():
             logger.handlers, logger.propagate = handlers, False
+
+
+def _unseen(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function without what C++ prints meanwhile, which no logger sees: gloo a line for each rank."""
+    sys.stdout.flush()
+    printed = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        return function(*args, **options)
+    finally:
+        os.dup2(printed, 1)
+        os.close(printed)
+        os.close(nothing)
 
 
 def _take_over_torch() -> dict[logging.Logger, list[logging.Handler]]:

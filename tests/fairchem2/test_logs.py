@@ -20,7 +20,7 @@ Done = subprocess.CompletedProcess[str]
 
 def lines(text: str) -> list[str]:
     """Return the lines that were printed, without those of C++."""
-    return [line for line in text.splitlines() if not line.startswith(("[Gloo]", "Warp "))]
+    return [line for line in text.splitlines() if not line.startswith("Warp ")]
 
 
 def refused(done: Done) -> str:
