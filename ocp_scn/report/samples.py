@@ -85,11 +85,8 @@ def _structures(source: str, rows: Sequence[int]) -> list[Atoms]:
         from ocp_scn.fairchem.v1.lmdb import open_data_set, read_sample  # noqa: PLC0415  # of one line
 
         data_set = open_data_set(source)
-        graphs = (read_sample(data_set, source, row) for row in rows)
-        return [
-            _atoms(graph, f"data set {source!r}: structure {row}")
-            for row, graph in zip(rows, graphs, strict=True)
-        ]
+        name = f"data set {source!r}: structure"
+        return [_atoms(read_sample(data_set, source, row), f"{name} {row}") for row in rows]
     from ocp_scn.fairchem.aselmdb import connect  # noqa: PLC0415  # of the other
 
     found: dict[int, Atoms] = {}

@@ -137,6 +137,12 @@ def test_every_misspelt_key_of_an_experiment_is_named() -> None:
         ),
         ({"evaluation_metrics": {"metrics": {"energy": ["mea"]}}}, "metrics.energy=['mea']; expected a list"),
         ({"evaluation_metrics": {"metrics": {"energy": [1]}}}, "metrics.energy=[1]; expected a list"),
+        ({"outputs": {"forces": {"level": None}}}, "outputs.forces.level=None; expected atom"),
+        ({"outputs": {"energy": {"level": "atom"}}}, "outputs.energy.level='atom'; expected system"),
+        (
+            {"outputs": {"forces": {"eval_on_free_atoms": "yes"}}},
+            "outputs.forces.eval_on_free_atoms='yes'; expected True or False",
+        ),
         (
             {"evaluation_metrics": {"primary_metric": "force_mae"}},
             "primary_metric='force_mae'; expected the metric",

@@ -19,7 +19,13 @@ from fairchem.core.modules.normalization.normalizer import create_normalizer
 from torch_geometric.data import Data
 
 from ocp_scn.errors import InputError
-from ocp_scn.fairchem.v1.labels import LabelledEvaluator, LabelledLoss, LabelledTrainer, collate
+from ocp_scn.fairchem.v1.labels import (
+    LabelledEvaluator,
+    LabelledLoss,
+    LabelledTrainer,
+    _free_atoms_named,
+    collate,
+)
 from ocp_scn.fairchem.v1.lmdb import to_graph
 from ocp_scn.report.figures import plot_parity
 from ocp_scn.report.metrics import errors_of, metrics
@@ -167,6 +173,8 @@ def test_a_batch_without_a_free_atom_is_named() -> None:
         ):
             compute(predictions(batch), batch)
     assert trainer(free=False)._compute_loss(predictions(batch), batch).isfinite()
+    with pytest.raises(RuntimeError, match="another fault"), _free_atoms_named(batch):
+        raise RuntimeError("another fault")
 
 
 def test_a_loss_of_another_rank_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -448,9 +448,18 @@ def wrong_array(path: Path, random: Random, _: Path) -> None:
 
 
 def short_array(path: Path, random: Random, _: Path) -> None:
-    """Leave out the last row of an array."""
+    """Leave out the last row of an array, but of forces."""
+    _shorten(path, random, lambda name: not name.endswith("forces"))
+
+
+def short_forces(path: Path, random: Random, _: Path) -> None:
+    """Leave out the force on the last atom of the last structure."""
+    _shorten(path, random, lambda name: name.endswith("forces"))
+
+
+def _shorten(path: Path, random: Random, is_meant: Callable[[str], bool]) -> None:
     found = _arrays(path)
-    name = random.choice(list(found))
+    name = random.choice(list(filter(is_meant, found)))
     found[name] = found[name][:-1]
     sources.write_arrays(path, found)
 
@@ -503,7 +512,7 @@ ARRAYS: dict[str, Damage] = {
     "many numbers declared": declared_array,
     "a bomb": array_bomb,
 }
-RESULTS = {**ARRAYS, "an id twice": ids_twice}
+RESULTS = {**ARRAYS, "a force missing": short_forces, "an id twice": ids_twice}
 
 
 # --- of checkpoints --------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ _BITS = frozenset({"bits flipped"})
 _TEXT = _BITS | {"cut short"}
 _MORE = frozenset({"appended to itself"})
 # How many forces the last structure has, the data sets say, which these commands do not get.
-_FORCES = frozenset({"a row missing"})
+_FORCES = frozenset({"a force missing"})
 
 
 @dataclass(frozen=True)

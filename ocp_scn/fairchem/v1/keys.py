@@ -46,6 +46,7 @@ _KEYS = {
     "scheduler lr_gamma lr_milestones warmup_steps warmup_factor "
     "loss_energy loss_force loss_forces energy_coefficient force_coefficient",
 }
+_LEVELS = {"energy": ("system",), "forces": ("atom",), "stress": ("system",)}
 _LOGGERS = {"wandb": "name project entity group watch log_weight_table", "tensorboard": "name watch"}
 _FITS = {"normalizer": fit_normalizers, "element_references": fit_linear_references}
 
@@ -135,6 +136,8 @@ def _check_targets(config: Mapping[str, Any]) -> None:
     if not outputs:  # files before 2023, which have them from their task
         return
     parts = [key for _, found in _sections(config, "outputs.*.decomposition") for key in found]
+    for name, found in _sections(config, "outputs.*"):
+        _check_output(name, found, compared=config.get("mode") in ("train", "validate"))
     targets = [*outputs, *parts]
     for pattern, more in (
         ("loss_functions", []),
@@ -152,6 +155,20 @@ def _check_targets(config: Mapping[str, Any]) -> None:
             raise InputError(f"{name}.fn={found.get('fn')!r}; expected {', '.join(losses)}")
         if "coefficient" not in found:
             raise InputError(f"{name} has no coefficient; expected a number")
+
+
+def _check_output(name: str, output: Mapping[str, Any], *, compared: bool) -> None:
+    """Check what fairchem reads of an output without a default; ``compared`` with labels, it reads more."""
+    if "decomposition" in output:  # whose parts have defaults
+        return
+    levels = _LEVELS.get(name.removeprefix("outputs."), ("system", "atom"))
+    if output.get("level") not in levels:
+        raise InputError(f"{name}.level={shown(output.get('level'))}; expected {' or '.join(levels)}")
+    for key in (
+        ("train_on_free_atoms", "eval_on_free_atoms") if compared and output["level"] == "atom" else ()
+    ):
+        if not isinstance(output.get(key), bool):
+            raise InputError(f"{name}.{key}={shown(output.get(key))}; expected True or False")
 
 
 def _check_optimizer(optim: Mapping[str, Any]) -> list[str]:

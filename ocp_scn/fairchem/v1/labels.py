@@ -180,7 +180,7 @@ def _free_atoms_named(batch: Any) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if (batch.fixed == 0).any():
+        if "of 0 elements" not in str(error) or (batch.fixed == 0).any():
             raise
         names = ", ".join(map(str, batch.sid.tolist() if isinstance(batch.sid, Tensor) else batch.sid))
         raise InputError(

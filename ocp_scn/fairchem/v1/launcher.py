@@ -259,8 +259,9 @@ def load_config(args: Any, overrides: list[str]) -> dict[str, Any]:
         raise InputError(f"--config-yml {args.config_yml} cannot be read: {cause(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
+    known = {*_SECTIONS, *_IN_FILES, *_ADDED, *vars(args)}
     for key in config:
-        if key not in {*_SECTIONS, *_IN_FILES, *_ADDED, *vars(args)}:
+        if key not in known:
             raise InputError(f"{args.config_yml} has {key!r}, which nothing reads{nearest(key, _SECTIONS)}")
     return with_checkpoint(config, getattr(args, "finetune", None))
 

@@ -77,18 +77,21 @@ class EvaluateRunner(EvalRunner):
             try:
                 super().run()
             except ZeroDivisionError as error:
-                raise nothing_compared(error, self.eval_unit) from error
+                found = nothing_compared(self.eval_unit)
+                if found is None:
+                    raise
+                raise found from error
 
 
-def nothing_compared(error: ZeroDivisionError, unit: Any) -> Exception:
-    """Return what an error means, if an evaluation has divided by a metric's count of labels; else it."""
+def nothing_compared(unit: Any) -> InputError | None:
+    """Return that an evaluation that divided by zero lacks labels for a metric; None if it has them."""
     names = [
         task
         for task, of_sets in unit.running_metrics.items()
         if any(metric.numel == 0 for metrics in of_sets.values() for metric in metrics.values())
     ]
     if not names:
-        return error
+        return None
     return InputError(
         f"the data that are evaluated have nothing to compare with predictions of {', '.join(names)}: no "
         "labels, or only those of fixed atoms"

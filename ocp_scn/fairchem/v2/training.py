@@ -129,7 +129,7 @@ class TrainingGuard(Callback):
         if is_out_of_memory(exc):
             exc = out_of_memory(exc, unit.model, self._batch, "max_atoms")
         if isinstance(exc, ZeroDivisionError):
-            exc = nothing_compared(exc, unit.eval_unit)
+            exc = nothing_compared(unit.eval_unit) or exc
         lost = lost_rank(exc)
         if lost is not None:
             leave_the_first_word()
